@@ -1,0 +1,427 @@
+"""The cell runs one actor: its loop, its crash, and its teardown exactly once.
+
+The rules of this file:
+
+* One task per actor takes one message at a time; ``handling_since`` is set while a hook runs.
+* Whatever a hook raises becomes an exit reason here; only the cancellation of the whole runtime
+  passes.
+* A hook that does not end when it must (it swallows cancellation) is left behind, reported as a
+  leak, and the teardown is done by another task.
+* The teardown runs once: timers, tasks, the last hook, resources, asks, dead letters, Down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, auto
+from types import CoroutineType
+from typing import Any
+
+import anyio
+
+from actors.actor import Actor
+from actors.errors import HandlerTimeout, MailboxFull
+from actors.incarnation import ABANDON_AFTER, FiredTimer, Incarnation
+from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Admission, Bounds, Mailbox, Overflow, Told
+from actors.messages import CloseReport, Down, ExitReason
+from actors.ref import ActorRef, Asked
+from actors.runtime import Runtime
+from actors.wakeup import Waiter
+
+STOP = Told(None)
+"""In the control lane or behind the last message of the data lane: end the loop here."""
+
+
+class CellState(Enum):
+    """How far the life of an actor is."""
+
+    STARTING = auto()
+    RUNNING = auto()
+    STOPPING = auto()
+    """The gate is shut; what is to end is ending."""
+    TEARING_DOWN = auto()
+    STOPPED = auto()
+
+
+class Cell:
+    """One actor at work.  For the thread of its event loop, but for what ``ActorRef`` calls."""
+
+    __slots__ = (
+        "_make",
+        "_monitors",
+        "_on_crash",
+        "_on_exit",
+        "_overflow",
+        "_parker",
+        "_scope",
+        "_task",
+        "_teardown",
+        "_when_stopped",
+        "actor",
+        "error",
+        "exit_reason",
+        "handling_since",
+        "id",
+        "incarnation",
+        "leaks",
+        "mailbox",
+        "ref",
+        "report",
+        "runtime",
+        "state",
+        "torn_down_at",
+    )
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        make: Callable[[], Actor],
+        *,
+        id: str,
+        bounds: Bounds = DEFAULT_BOUNDS,
+        overflow: Overflow = Overflow.RAISE,
+        teardown: float | None = 5.0,
+        on_crash: Callable[[Cell, BaseException], None] | None = None,
+        on_exit: Callable[[Cell], None] | None = None,
+    ) -> None:
+        self.runtime = runtime
+        self.id = id
+        self.mailbox = Mailbox(bounds)
+        self.state = CellState.STARTING
+        self.actor: Actor | None = None
+        self.exit_reason = ExitReason.NORMAL
+        self.error: BaseException | None = None
+        self.report: CloseReport | None = None
+        self.handling_since: float | None = None
+        """When the running hook began, on the runtime's clock; ``None`` between hooks."""
+        self.leaks: list[str] = []
+        self.torn_down_at: tuple[float, float] | None = None
+        self.incarnation = Incarnation(self, 1)
+        self.ref = ActorRef(self)
+        self._make = make
+        self._overflow = overflow
+        self._teardown = teardown
+        self._on_crash = on_crash
+        self._on_exit = on_exit
+        self._parker = runtime.backend.parker()
+        self._scope = anyio.CancelScope()
+        self._task: object = None
+        self._monitors: dict[Cell, None] = {}
+        self._when_stopped: list[Callable[[], None]] = []
+
+    @property
+    def kind(self) -> str:
+        """The name of the actor's class."""
+        return type(self.actor).__qualname__ if self.actor is not None else "actor"
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the actor has ended and is torn down."""
+        return self.state is CellState.STOPPED
+
+    def is_own_task(self, task: object) -> bool:
+        """Whether ``task`` runs the actor's hooks, or belongs to its incarnation."""
+        return task is not None and (task is self._task or self.incarnation.owns(task))
+
+    # -- the life ------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run the actor from its first hook to the end of its teardown; the body of its task."""
+        self._task = task = self.runtime.backend.current_task()
+        try:
+            with self._scope:
+                await self._live()
+        except BaseException as error:
+            self.hook_failed(error)
+        while self.state in (CellState.STARTING, CellState.RUNNING):  # the hook was cancelled by `kill`
+            await self._parker.park()
+        if self._task is task:
+            self._task = None
+        await self._tear_down()
+
+    async def _live(self) -> None:
+        try:
+            self.actor = self._make()
+            self.actor._cell = self
+        except BaseException as error:
+            self.hook_failed(error)
+        else:
+            if self.state is CellState.STARTING:
+                self.state = CellState.RUNNING
+                await self.call(self._first_hook())
+        pop = self.mailbox.pop
+        while True:
+            message = pop()
+            if message is EMPTY:
+                await self._parker.park()
+            elif message is STOP:
+                return
+            else:
+                await self.dispatch(message)
+
+    async def dispatch(self, message: Any) -> None:
+        """Give one message to its hook."""
+        assert self.actor is not None, "a cell without an actor is crashed, and its lanes are empty"
+        if isinstance(message, Asked):
+            if not message.over:
+                answer = await self.call(self.actor.on_info, message.message)
+                if answer is FAILED:
+                    message.fail(f"{self.ref!r} crashed before it answered")
+                else:
+                    message.reply(answer)
+        elif isinstance(message, FiredTimer):
+            if not message.cancelled:
+                self.incarnation.timer_handled(message)
+                await self.call(self.actor.on_info, message.message)
+        elif isinstance(message, Told):
+            await self.call(self.actor.on_info, message.message)
+        else:
+            await self.call(self.actor.on_info, message)
+
+    async def call(self, hook: Callable[..., Any], *args: Any) -> Any:
+        """Run one hook, plain or async; gives what it returns, or ``FAILED`` after a crash."""
+        self.handling_since = self.runtime.clock()
+        try:
+            result = hook(*args)
+            if type(result) is CoroutineType:
+                result = await result
+            return result
+        except BaseException as error:
+            self.hook_failed(error)
+            return FAILED
+        finally:
+            self.handling_since = None
+
+    def _first_hook(self) -> Callable[[], Any]:
+        assert self.actor is not None
+        return self.actor.on_start
+
+    def hook_failed(self, error: BaseException) -> None:
+        """A hook raised ``error``: pass on the cancellation that we asked for, crash for the rest."""
+        if self._scope.cancel_called and _is_cancellation(error, self.runtime.cancelled):
+            raise error
+        if self.runtime.ending and isinstance(error, self.runtime.cancelled):
+            raise error
+        self.crash(error)
+
+    def task_failed(self, error: BaseException, name: str) -> None:
+        """A task or a resource of the incarnation raised ``error``."""
+        if self.runtime.ending and isinstance(error, self.runtime.cancelled):
+            raise error
+        self.crash(error)
+
+    def crash(self, error: BaseException) -> None:
+        """End the actor because of ``error``; while it ends anyway, only tell."""
+        if self._on_crash is not None:
+            self._on_crash(self, error)
+        if self.error is None and self.state in (CellState.STARTING, CellState.RUNNING):
+            self.error = error
+            self.exit_with(reason_of(error))
+
+    def stop(self) -> None:
+        """End the actor normally after the running hook."""
+        self.exit_with(ExitReason.NORMAL)
+
+    def exit_with(self, reason: ExitReason) -> None:
+        """End the actor for ``reason``; the first reason stays."""
+        if self.state in (CellState.STARTING, CellState.RUNNING):
+            self.exit_reason = reason
+            self.end_loop()
+
+    def end_loop(self) -> None:
+        """Let no further message in or out of the mailbox; the running hook has the teardown timeout."""
+        self.state = CellState.STOPPING if self.state is not CellState.STOPPED else self.state
+        self.mailbox.open = False
+        self.mailbox.put_control(STOP)
+        self._parker.wake()
+        if self.handling_since is not None and self._teardown is not None:
+            self.runtime.timers.after(self._teardown, self._cancel_hook)
+
+    def kill(self) -> None:
+        """Cancel the running hook now; ``end_loop`` has been called or follows."""
+        if self.handling_since is not None:
+            self._scope.cancel()
+            if self._teardown is not None:
+                self.runtime.timers.after(self._teardown, self._abandon_hook)
+
+    def _cancel_hook(self) -> None:
+        if self._task is not None and self.state is CellState.STOPPING:
+            self._scope.cancel()
+            self.runtime.timers.after(ABANDON_AFTER, self._abandon_hook)
+
+    def _abandon_hook(self) -> None:
+        if self._task is not None and self.state is CellState.STOPPING:
+            self.leaks.append(f"a hook of {self.kind}")
+            self.runtime.spawn(self._tear_down, name=f"teardown of {self.id}")
+
+    # -- the teardown --------------------------------------------------------------------------
+
+    async def _tear_down(self) -> None:
+        if self.state in (CellState.TEARING_DOWN, CellState.STOPPED):
+            return
+        self.state = CellState.TEARING_DOWN
+        began = self.runtime.clock()
+        self.mailbox.open = False
+        self.incarnation.cancel_timers()
+        self.leaks += await self.incarnation.end_tasks(self._teardown)
+        await self._run_last_hook()
+        self.leaks += await self.incarnation.release(self._teardown)
+        self.torn_down_at = (began, self.runtime.clock())
+        self._finish()
+
+    async def _run_last_hook(self) -> None:
+        actor = self.actor
+        if actor is not None and type(actor).on_stop is not Actor.on_stop:
+            await self.call_last(actor.on_stop)
+
+    async def call_last(self, hook: Callable[..., Any], *args: Any) -> None:
+        """Run a hook of the teardown in a task of its own, so that one that hangs is left behind."""
+        hook_ended = False
+        parker = self.runtime.backend.parker()
+        scope = anyio.CancelScope()
+
+        async def run() -> None:
+            nonlocal hook_ended
+            self._task = self.runtime.backend.current_task()
+            try:
+                with scope:
+                    result = hook(*args)
+                    if type(result) is CoroutineType:
+                        await result
+            except BaseException as error:
+                self.crash(error)
+            finally:
+                hook_ended = True
+                parker.wake()
+
+        self.runtime.spawn(run, name=f"{hook.__name__} of {self.id}")
+        if not await self.runtime.wait(parker, lambda: hook_ended, self._teardown):
+            scope.cancel()
+            self.leaks.append(f"{hook.__name__} of {self.kind}")
+            await self.runtime.wait(parker, lambda: hook_ended, ABANDON_AFTER)
+        self._task = None
+
+    def _finish(self) -> None:
+        self.state = CellState.STOPPED
+        mailbox = self.mailbox
+        for message in mailbox.clear_data():
+            self.dead_letter(message, "undelivered")
+        mailbox.control.clear()
+        down = self.down()
+        for monitor in self._monitors:
+            monitor.put_control(down)
+        self._monitors.clear()
+        if self._on_exit is not None:
+            self._on_exit(self)
+        for call in self._when_stopped:
+            call()
+        self._when_stopped.clear()
+
+    def down(self) -> Down:
+        """What monitors get."""
+        return Down(self.ref, self.exit_reason, self.error, self.report)
+
+    async def wait_stopped(self) -> None:
+        """Wait for the end of the teardown; from any event loop."""
+        waiter = Waiter()
+        if self.runtime.call(self._wake_when_stopped, waiter):
+            try:
+                await waiter.wait()
+            finally:
+                self.runtime.call(self._forget, waiter)
+
+    def _wake_when_stopped(self, waiter: Waiter) -> None:
+        if self.stopped:
+            waiter.wake()
+        else:
+            self._when_stopped.append(waiter.wake)
+
+    def _forget(self, waiter: Waiter) -> None:
+        if waiter.wake in self._when_stopped:
+            self._when_stopped.remove(waiter.wake)
+
+    def when_stopped(self, call: Callable[[], None]) -> None:
+        """Call ``call`` at the end of the teardown; not at all when that is over already."""
+        if not self.stopped:
+            self._when_stopped.append(call)
+
+    # -- the mailbox ---------------------------------------------------------------------------
+
+    def put_control(self, message: object) -> None:
+        """Put ``message`` (Down, Restarted) into the control lane; from any thread."""
+        self.runtime.call(self._put_control, message)
+
+    def _put_control(self, message: object) -> None:
+        if self.state in (CellState.STARTING, CellState.RUNNING):
+            self.mailbox.put_control(message)
+            self._parker.wake()
+
+    def put_told(self, told: Told) -> None:
+        """Put a told or asked message into the data lane; raises ``MailboxFull``."""
+        admission = self.mailbox.put_told(told)
+        if admission is Admission.FULL and self._overflow is Overflow.DROP_OLD:
+            while admission is Admission.FULL and (oldest := self.mailbox.drop_oldest_told()) is not None:
+                self.dead_letter(oldest, "overflow")
+                admission = self.mailbox.put_told(told)
+        if admission is Admission.ADMITTED:
+            self._parker.wake()
+        elif admission is Admission.SHUT:
+            self.dead_letter(told, "stopped")
+        elif self._overflow is Overflow.RAISE:
+            raise MailboxFull(f"{self.ref!r}: the mailbox holds {self.mailbox.told_messages} told messages")
+        else:
+            self.dead_letter(told, "overflow")
+            if self._overflow is Overflow.CLOSE:
+                self.exit_with(ExitReason.OVERLOAD)
+
+    def put_told_or_drop(self, told: Told) -> None:
+        """``put_told`` for another thread, which cannot get the exception."""
+        try:
+            self.put_told(told)
+        except MailboxFull:
+            self.dead_letter(told, "overflow")
+
+    def timer_fired(self, fired: FiredTimer) -> None:
+        """Queue the firing of a timer; there is one at most per key, so bounds do not matter."""
+        if self.mailbox.open:
+            self.mailbox.put_marker(fired)
+            self._parker.wake()
+
+    def dead_letter(self, message: Any, reason: str) -> None:
+        """Take note of a message that no hook will see, and fail the ask that it was."""
+        if isinstance(message, Asked):
+            message.fail(f"{self.ref!r} is closing or has ended" if reason != "overflow" else "mailbox full")
+        if message is STOP or isinstance(message, FiredTimer):
+            return
+        self.runtime.dead_letters.add(
+            message.message if isinstance(message, Told) else message, self.id, reason
+        )
+
+    # -- monitors ------------------------------------------------------------------------------
+
+    def add_monitor(self, monitor: Cell) -> None:
+        """Let ``monitor`` get one Down when this actor ends."""
+        if self.stopped:
+            monitor.put_control(self.down())
+        else:
+            self._monitors[monitor] = None
+
+    def remove_monitor(self, monitor: Cell) -> None:
+        """Take ``add_monitor`` back."""
+        self._monitors.pop(monitor, None)
+
+
+def reason_of(error: BaseException) -> ExitReason:
+    """The exit reason of an actor that crashed with ``error``."""
+    return ExitReason.HANDLER_TIMEOUT if isinstance(error, HandlerTimeout) else ExitReason.CRASH
+
+
+FAILED = object()
+"""What ``Cell.call`` gives when the hook crashed."""
+
+
+def _is_cancellation(error: BaseException, cancelled: type[BaseException]) -> bool:
+    """Whether ``error`` is a cancellation, or a group with one in it."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(_is_cancellation(inner, cancelled) for inner in error.exceptions)
+    return isinstance(error, cancelled)

@@ -1,0 +1,123 @@
+"""``ConnectionActor``: an actor that owns one WebSocket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from actors.actor import Actor
+from actors.codecs import Codec
+from actors.codes import CloseCode
+from actors.messages import Close, CloseReport, Refusal
+from actors.request import QueryParams, Request
+
+if TYPE_CHECKING:
+    from actors.connection_cell import ConnectionCell
+    from actors.ref import Closing
+
+
+class ConnectionActor(Actor):
+    """Subclass this, override the hooks, and give the class to ``serve`` or ``supervise``.
+
+    Hooks may be plain or async; they run one at a time in the connection's own task, in the order
+    ``on_connect``, then ``on_message`` and ``on_info`` in the order of arrival, then ``on_close``.
+    What a hook raises ends this connection alone: 1011 with an empty reason goes to the peer, the
+    traceback to the log.
+
+    Class attributes: ``policy`` (a ``supervisor.Policy``; the class's wins over the route's, the
+    route's over the server's, part by part), ``codec`` (``"raw"``, ``"json"``, ``"msgpack"``, a
+    ``Codec``, or a mapping from subprotocol to one of these) and ``subprotocols`` (names this side
+    speaks, the preferred first; by default the codec mapping's).
+    """
+
+    policy: ClassVar[Any] = None
+    codec: ClassVar[str | Codec | Mapping[str | None, str | Codec]] = "raw"
+    subprotocols: ClassVar[Sequence[str]] = ()
+
+    # -- hooks ---------------------------------------------------------------------------------
+
+    @classmethod
+    async def on_upgrade(cls, request: Request) -> Refusal | None:
+        """Run before 101, in the connection's task: return a ``Refusal`` for a real HTTP status.
+
+        ``None`` lets the upgrade go on.  What it raises is answered with 500.
+        """
+        return None
+
+    async def on_connect(self) -> None:
+        """Run after 101, before the first message; messages wait in the mailbox meanwhile."""
+
+    async def on_message(self, message: Any) -> None:
+        """Handle one message of the peer: ``str``, ``bytes``, or what the codec decoded."""
+
+    async def on_close(self, report: CloseReport) -> None:
+        """Run exactly once, whatever ended the connection, within the teardown timeout.
+
+        TCP has ended and the tasks of ``spawn`` too by then; the resources of ``enter`` are still
+        there.  What it raises is logged and changes nothing.
+        """
+
+    # -- what a connection actor can do --------------------------------------------------------
+
+    @property
+    def request(self) -> Request:
+        """The request that opened the WebSocket."""
+        return self._own_cell.request
+
+    @property
+    def query_params(self) -> QueryParams:
+        """The parameters behind the ``?`` of the request."""
+        return self._own_cell.request.query_params
+
+    @property
+    def path_params(self) -> Mapping[str, str]:
+        """The values of the route's ``:names``."""
+        return self._own_cell.request.path_params
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds between the last answered ping of the heartbeat and its pong; ``None`` before one."""
+        return self._own_cell.websocket.round_trip
+
+    async def send(self, message: Any) -> None:
+        """Send one message through the codec; waits while the write buffer is over its high water mark.
+
+        Returns when the message is queued, in order, not when the peer has it.  Raises
+        ``ConnectionClosing`` once our Close frame is out or the peer's has come, and ``TypeError``
+        or ``ValueError`` for what the codec cannot encode.
+        """
+        cell = self._own_cell
+        cell.send(message)
+        if cell.websocket.transport.congested:
+            await cell.wait_writable()
+
+    def close(
+        self,
+        code: int = CloseCode.NORMAL_CLOSURE,
+        reason: str = "",
+        *,
+        drain: bool = False,
+        notice: object = None,
+        grace: float = 5.0,
+    ) -> Closing:
+        """Close the WebSocket with the handshake of RFC 6455, section 7; returns at once.
+
+        A message: callable from plain and async code and from any thread, and never an error because
+        the connection is closing already (the first close wins, later ones share its report).  The
+        Close frame goes out behind what was sent before, ahead of the messages still queued; with
+        ``drain`` behind those.  ``notice`` is a data message sent first: the peer then has ``grace``
+        seconds to close by itself.
+
+        What it returns can be awaited for the ``CloseReport``.  An illegal ``code`` or ``reason``
+        raises ``ValueError`` (``TypeError`` for another type) and leaves the connection as it was.
+        """
+        return self._own_cell.request_close(Close(code, reason, drain, notice, grace))
+
+    def stop(self) -> None:
+        """The same as ``close()``."""
+        self.close()
+
+    @property
+    def _own_cell(self) -> ConnectionCell:
+        cell: ConnectionCell = super()._own_cell  # type: ignore[assignment]  # only connection cells run connection actors
+        return cell

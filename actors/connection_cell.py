@@ -1,0 +1,394 @@
+"""The cell of a connection actor: frames into the mailbox, and the closing handshake done.
+
+The way of a close through this file: ``request_close`` (any thread) -> ``_close`` -> ``_signal``
+asks the table of ``closing`` and carries out its actions -> the wire answers with ``peer_closed``,
+``failed``, ``ended`` or the deadline -> ``_wire_ended`` writes the report and lets the loop stop ->
+``Cell`` tears the actor down.
+
+What the peer sent before it closed or before the stream ended is still handled; a close of this
+side goes ahead of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import CoroutineType
+from typing import Any
+
+from actors.cell import STOP, Cell, CellState, reason_of
+from actors.closing import Action, ClosingState, Signal, step
+from actors.codecs import Codec, RawCodec
+from actors.codes import CloseCode, fit_reason
+from actors.connection import ConnectionActor
+from actors.errors import ActorMisuse, ActorStopped, ConnectionClosing, PayloadRefused
+from actors.mailbox import DEFAULT_BOUNDS, Bounds, Overflow, Told
+from actors.messages import Close, CloseReport, ExitReason, Initiator
+from actors.ref import Closing
+from actors.request import Request
+from actors.runtime import Runtime
+from actors.timers import Timer
+from actors.transports.websocket import WebSocket
+from actors.wakeup import Parker, Waiter
+
+
+class _DrainMarker(Told):
+    """Behind the last message admitted before a close with ``drain``."""
+
+    __slots__ = ()
+
+
+class ConnectionCell(Cell):
+    """Runs one connection actor on one WebSocket; the WebSocket's receiver."""
+
+    __slots__ = (
+        "_began_at",
+        "_close",
+        "_close_deadline",
+        "_close_timeout",
+        "_codec",
+        "_initiator",
+        "_late",
+        "_paused",
+        "_raw",
+        "_state",
+        "_wire_waiters",
+        "_writers",
+        "congested_since",
+        "messages_in",
+        "messages_out",
+        "on_congested",
+        "request",
+        "websocket",
+    )
+
+    actor: ConnectionActor | None
+    websocket: WebSocket
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        make: Callable[[], ConnectionActor],
+        *,
+        id: str,
+        request: Request,
+        codec: Codec,
+        bounds: Bounds = DEFAULT_BOUNDS,
+        overflow: Overflow = Overflow.RAISE,
+        close: float | None = 10.0,
+        teardown: float | None = 5.0,
+        on_crash: Callable[[Cell, BaseException], None] | None = None,
+        on_exit: Callable[[Cell], None] | None = None,
+    ) -> None:
+        super().__init__(
+            runtime,
+            make,
+            id=id,
+            bounds=bounds,
+            overflow=overflow,
+            teardown=teardown,
+            on_crash=on_crash,
+            on_exit=on_exit,
+        )
+        self.request = request
+        self.messages_in = 0
+        self.messages_out = 0
+        self.congested_since: float | None = None
+        """Since when a sender has waited for the peer to read."""
+        self.on_congested: Callable[[], None] | None = None
+        self._codec = codec
+        self._raw = isinstance(codec, RawCodec)
+        self._state = ClosingState.OPEN
+        self._close: Close | None = None
+        self._close_timeout = close
+        self._close_deadline: Timer | None = None
+        self._initiator = Initiator.LOCAL
+        self._began_at = 0.0
+        self._late = 0
+        self._paused = False
+        self._writers: list[Parker] = []
+        self._wire_waiters: list[Waiter] = []
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def received(self, message: str | bytes) -> None:
+        """Queue a message of the peer; one that comes after the begin of a close is only counted."""
+        if not self.mailbox.open:
+            self._late += 1
+            return
+        self.messages_in += 1
+        if not self.mailbox.put_inbound(message) and not self._paused:
+            self._paused = True
+            self.websocket.transport.pause()
+        self._parker.wake()
+
+    async def dispatch(self, message: Any) -> None:
+        """Give one message to its hook; a payload that the codec refuses closes the connection."""
+        kind = type(message)
+        if kind is not str and kind is not bytes:
+            if kind is _DrainMarker:
+                self._drained()
+            else:
+                await super().dispatch(message)
+            return
+        if self._paused and self.mailbox.may_resume:
+            self._paused = False
+            self.websocket.transport.resume()
+        if not self._raw:
+            try:
+                message = self._codec.decode(message)
+            except PayloadRefused as error:
+                self.dead_letter(message, "refused by the codec")
+                self.close(Close(error.code, fit_reason(str(error))))
+                return
+        actor = self.actor
+        assert actor is not None, "a cell without an actor is crashed, and its lanes are empty"
+        self.handling_since = self.runtime.clock()
+        try:
+            result: Any = actor.on_message(message)
+            if type(result) is CoroutineType:
+                await result
+        except BaseException as error:
+            self.hook_failed(error)
+        finally:
+            self.handling_since = None
+
+    def send(self, message: Any) -> None:
+        """Queue one message for the peer."""
+        data = message if self._raw and type(message) is str else self._codec.encode(message)
+        if self.closing:
+            code, reason = self.websocket.sent or self.websocket.received or (CloseCode.ABNORMAL_CLOSURE, "")
+            raise ConnectionClosing(code, reason, self.report)
+        self.websocket.send(data)
+        self.messages_out += 1
+
+    async def wait_writable(self) -> None:
+        """Wait until the write buffer is below its high water mark; raises ``ConnectionClosing``."""
+        transport = self.websocket.transport
+        parker = self.runtime.backend.parker()
+        self._writers.append(parker)
+        if self.congested_since is None:
+            self.congested_since = self.runtime.clock()
+            if self.on_congested is not None:
+                self.on_congested()
+        try:
+            while transport.congested and not self.closing:
+                await parker.park()
+        finally:
+            self._writers.remove(parker)
+
+    def writable(self) -> None:
+        """Let the waiting senders go on."""
+        self.congested_since = None
+        for parker in self._writers:
+            parker.wake()
+
+    @property
+    def reading(self) -> bool:
+        """Whether what the peer sends is read at the moment."""
+        return not self._paused and not self.websocket.transport.congested
+
+    # -- the close -----------------------------------------------------------------------------
+
+    @property
+    def closing(self) -> bool:
+        """Whether a Close frame is out, or the stream has ended."""
+        return self._state not in (ClosingState.OPEN, ClosingState.PENDING)
+
+    def request_close(self, close: Close) -> Closing:
+        """Take a close from any thread."""
+        self.runtime.call(self.close, self.prepare(close))
+        return Closing(self)
+
+    def prepare(self, close: Close) -> Close:
+        """Encode the notice of ``close`` for this connection; its errors are the caller's."""
+        return close if close.notice is None else replace(close, notice=self._codec.encode(close.notice))
+
+    def close(self, close: Close) -> None:
+        """Close, now or later; the first close wins, a later one without delay makes it go now."""
+        if self._close is None:
+            self._begin(close)
+        if self._state is ClosingState.OPEN and (close.drain or close.notice is not None):
+            self._signal(Signal.DEFER)
+            if close.drain:
+                self.mailbox.put_marker(_DrainMarker(None))
+                self._parker.wake()
+            else:
+                self._send_notice()
+        elif not close.drain and close.notice is None:
+            self._signal(Signal.CLOSE)
+
+    def abort(self) -> None:
+        """Drop the connection without waiting for the peer; its Close frame may or may not get it."""
+        if self._close is None:
+            self._begin(Close(CloseCode.GOING_AWAY))
+        self._signal(Signal.CLOSE)
+        self._signal(Signal.DEADLINE)
+
+    def exit_with(self, reason: ExitReason, text: str = "") -> None:
+        """Close with the code of ``reason``."""
+        self.close(Close(reason.close_code, text, exit_reason=reason))
+
+    def crash(self, error: BaseException) -> None:
+        """Close with 1011 and an empty reason: no detail leaks to the peer."""
+        if isinstance(error, ConnectionClosing) and self._state is not ClosingState.OPEN:
+            return  # a hook found out in the middle of its work that the connection closes
+        if self._on_crash is not None:
+            self._on_crash(self, error)
+        if self.state in (CellState.STARTING, CellState.RUNNING):
+            if self.error is None:
+                self.error = error
+                self.exit_with(reason_of(error))
+            self._clear()
+        elif self.state is CellState.STOPPING:
+            self.end_loop()
+
+    def _begin(self, close: Close) -> None:
+        self._close = close
+        self._began_at = self.runtime.clock()
+        self.exit_reason = close.exit_reason or ExitReason.of_code(close.code)
+        self.mailbox.open = False
+
+    def _drained(self) -> None:
+        assert self._close is not None, "a drain marker is put by a close"
+        if self._close.notice is not None:
+            self._send_notice()
+        else:
+            self._signal(Signal.CLOSE)
+
+    def _send_notice(self) -> None:
+        assert self._close is not None
+        if self._state is ClosingState.PENDING:
+            notice: Any = self._close.notice
+            self.websocket.send(notice)
+            self.messages_out += 1
+            self.runtime.timers.after(self._close.grace, lambda: self._signal(Signal.CLOSE))
+
+    def _signal(self, signal: Signal) -> None:
+        """Ask the table, and do what it says."""
+        self._state, actions = step(self._state, signal)
+        transport = self.websocket.transport
+        for action in actions:
+            if action is Action.SEND_CLOSE:
+                assert self._close is not None, "a close frame needs a close"
+                self.websocket.send_close(self._close.code, self._close.reason)
+                transport.resume()  # a full mailbox must not hide the peer's Close frame
+                self.writable()
+            elif action is Action.START_DEADLINE:
+                if self._close_timeout is not None:
+                    self._close_deadline = self.runtime.timers.after(self._close_timeout, self._deadline)
+            elif action is Action.END_TCP:
+                transport.resume()
+                transport.end(linger=signal is Signal.FAILURE)
+                self.writable()
+            elif action is Action.ABORT:
+                transport.abort()
+            else:
+                self._wire_ended()
+        if signal is Signal.FAILURE or Action.SEND_CLOSE in actions:
+            self._clear()
+
+    def _deadline(self) -> None:
+        if self._state is ClosingState.CLOSED:
+            self.end_loop()  # what the peer sent before its end has had its time
+        self._signal(Signal.DEADLINE)
+
+    def peer_closed(self) -> None:
+        """The peer's Close frame came, in answer to ours or before it."""
+        if not self.closing:
+            self._initiator = Initiator.PEER
+            self._begin(Close(exit_reason=ExitReason.NORMAL))
+        self._signal(Signal.PEER_CLOSE)
+
+    def failed(self) -> None:
+        """The peer broke the protocol; the WebSocket has told it so."""
+        if not self.closing:
+            code, reason = self.websocket.sent or (CloseCode.PROTOCOL_ERROR, "")
+            self._begin(Close(code, reason, exit_reason=ExitReason.of_code(code)))
+        self._signal(Signal.FAILURE)
+
+    def ended(self) -> None:
+        """The stream ended."""
+        if not self.closing:
+            self._initiator = Initiator.TRANSPORT
+            self._begin(Close(exit_reason=ExitReason.CONNECTION_LOST))
+        self._signal(Signal.END)
+        self.websocket.transport.end(linger=False)
+
+    def _wire_ended(self) -> None:
+        websocket, initiator = self.websocket, self._initiator
+        sent, received = websocket.sent, websocket.received
+        code, reason = {
+            Initiator.LOCAL: sent,
+            Initiator.PEER: received,
+            Initiator.TRANSPORT: (int(CloseCode.ABNORMAL_CLOSURE), ""),
+        }[initiator] or (int(CloseCode.ABNORMAL_CLOSURE), "")
+        self.report = CloseReport(
+            code=code,
+            reason=reason,
+            initiator=initiator,
+            clean=sent is not None and received is not None,
+            sent=sent,
+            received=received,
+            exit_reason=self.exit_reason,
+            opened_for=self._began_at - websocket.opened_at,
+            handshake_took=self.runtime.clock() - self._began_at,
+            messages_in=self.messages_in,
+            messages_out=self.messages_out,
+            undelivered=self._late + self.mailbox.inbound_messages,
+        )
+        for waiter in self._wire_waiters:
+            waiter.wake()
+        self._wire_waiters.clear()
+        self.writable()
+        if initiator is Initiator.LOCAL or self.error is not None:
+            if self._close_deadline is not None:
+                self._close_deadline.cancel()
+            self.end_loop()
+        else:
+            self.state = CellState.STOPPING
+            self.mailbox.put_marker(STOP)
+            self._parker.wake()
+            if self._close_deadline is None and self._close_timeout is not None:
+                self._close_deadline = self.runtime.timers.after(self._close_timeout, self._deadline)
+
+    # -- the report ----------------------------------------------------------------------------
+
+    async def wait_report(self) -> CloseReport:
+        """Wait for the close report; in own hooks only for the end of the handshake."""
+        if not self.runtime.in_thread or not self.is_own_task(self.runtime.backend.current_task()):
+            await self.wait_stopped()
+        elif self.report is None:
+            if self._close is not None and self._close.drain and self._state is ClosingState.PENDING:
+                raise ActorMisuse(
+                    "close(drain=True) waits for the queued messages, and they wait for this hook: do not "
+                    "await it in the actor's own hooks"
+                )
+            waiter = Waiter()
+            self._wire_waiters.append(waiter)
+            await waiter.wait()
+        if self.report is None:
+            raise ActorStopped(f"{self.ref!r}: the event loop ended before the close was done")
+        return self.report
+
+    # -- the teardown --------------------------------------------------------------------------
+
+    def _first_hook(self) -> Callable[[], Any]:
+        assert self.actor is not None
+        return self.actor.on_connect
+
+    async def _run_last_hook(self) -> None:
+        if self._close_deadline is not None:
+            self._close_deadline.cancel()
+        assert self.report is not None, "the teardown follows the end of the wire"
+        self._clear()
+        self.report = replace(self.report, undelivered=self._late)
+        actor = self.actor
+        if actor is not None and type(actor).on_close is not ConnectionActor.on_close:
+            await self.call_last(actor.on_close, self.report)
+
+    def _clear(self) -> None:
+        """Make dead letters of what is queued; they count as undelivered."""
+        for message in self.mailbox.clear_data():
+            self.dead_letter(message, "undelivered")
+            self._late += message is not STOP and type(message) is not _DrainMarker

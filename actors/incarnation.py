@@ -1,0 +1,260 @@
+"""One life of an actor between two restarts: its tasks, its resources, its timers.
+
+A task and a resource each live in a task of their own, so that any context manager, one with a
+cancel scope inside too, is left in the task that entered it, and one that hangs holds up nobody
+else.  The cell ends an incarnation in this order: timers, tasks, the last hook, resources.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import anyio
+
+from actors.errors import ActorMisuse, ActorStopped, ResourceLost
+from actors.mailbox import Told, size_of
+from actors.timers import Timer
+
+if TYPE_CHECKING:
+    from actors.cell import Cell
+
+logger = logging.getLogger("actors")
+T = TypeVar("T")
+
+ABANDON_AFTER = 1.0
+"""Seconds that something cancelled at the end of the teardown timeout has to end, before it is left behind."""
+
+
+@final
+class _Task:
+    """A task of the incarnation."""
+
+    __slots__ = ("name", "scope", "task")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.scope = anyio.CancelScope()
+        self.task: object = None
+
+
+@final
+class _Resource:
+    """An entered context manager, held open by a task of its own."""
+
+    __slots__ = (
+        "closed",
+        "context_manager",
+        "error",
+        "name",
+        "opened",
+        "parker",
+        "released",
+        "scope",
+        "value",
+    )
+
+    def __init__(self, context_manager: Any, name: str) -> None:
+        self.context_manager = context_manager
+        self.name = name
+        self.scope = anyio.CancelScope()
+        self.parker: Any = None
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.opened = False
+        self.released = False
+        self.closed = False
+
+
+@final
+class FiredTimer(Told):
+    """A timer of an actor, and in the data lane its firing."""
+
+    __slots__ = ("cancelled", "due", "interval", "key", "timer")
+
+    def __init__(self, message: Any, key: Hashable, interval: float | None, due: float) -> None:
+        super().__init__(message, size_of(message))
+        self.key = key
+        self.interval = interval
+        self.due = due
+        self.cancelled = False
+        self.timer: Timer | None = None
+
+
+@final
+class Incarnation:
+    """What one life of an actor owns."""
+
+    __slots__ = ("_cell", "_parker", "_resources", "_tasks", "_timers", "ended", "number")
+
+    def __init__(self, cell: Cell, number: int) -> None:
+        self._cell = cell
+        self.number = number
+        self.ended = False
+        self._tasks: set[_Task] = set()
+        self._resources: list[_Resource] = []
+        self._timers: dict[Hashable, FiredTimer] = {}
+        self._parker = cell.runtime.backend.parker()
+
+    # -- tasks ---------------------------------------------------------------------------------
+
+    def spawn(self, function: Callable[..., Awaitable[object]], args: tuple[object, ...]) -> None:
+        """Start a task of this incarnation."""
+        self._check("spawn")
+        name = getattr(function, "__qualname__", repr(function))
+        task = _Task(f"{name} of {self._cell.id}")
+        self._tasks.add(task)
+        self._cell.runtime.spawn(self._run_task, task, function, args, name=task.name)
+
+    def owns(self, task: object) -> bool:
+        """Whether ``task`` is one of this incarnation's tasks."""
+        return any(own.task is task for own in self._tasks)
+
+    async def _run_task(
+        self, own: _Task, function: Callable[..., Awaitable[object]], args: tuple[object, ...]
+    ) -> None:
+        own.task = self._cell.runtime.backend.current_task()
+        try:
+            with own.scope:
+                await function(*args)
+        except BaseException as error:
+            self._cell.task_failed(error, own.name)
+        finally:
+            self._tasks.discard(own)
+            self._parker.wake()
+
+    async def end_tasks(self, timeout: float | None) -> list[str]:
+        """Cancel the tasks and wait for their end; give the names of those still there."""
+        self.ended = True
+        for own in self._tasks:
+            own.scope.cancel()
+        await self._cell.runtime.wait(self._parker, lambda: not self._tasks, timeout)
+        return sorted(own.name for own in self._tasks)
+
+    # -- resources -----------------------------------------------------------------------------
+
+    async def enter(self, context_manager: AbstractAsyncContextManager[T] | AbstractContextManager[T]) -> T:
+        """Enter a context manager in a task of its own and give its value."""
+        if not hasattr(context_manager, "__aexit__") and not hasattr(context_manager, "__exit__"):
+            raise TypeError(f"enter: a context manager is needed, not {type(context_manager).__name__}")
+        self._check("enter", also_at_the_end=True)
+        backend = self._cell.runtime.backend
+        resource = _Resource(context_manager, f"{type(context_manager).__name__} of {self._cell.id}")
+        resource.parker = backend.parker()
+        opening = backend.parker()
+        self._resources.append(resource)
+        self._cell.runtime.spawn(self._hold, resource, opening, name=resource.name)
+        try:
+            while not resource.opened and not resource.closed:
+                await opening.park()
+        except BaseException:
+            resource.scope.cancel()
+            raise
+        if not resource.opened and resource in self._resources:
+            self._resources.remove(resource)
+        if resource.error is not None and not resource.opened:
+            raise resource.error
+        value: T = resource.value
+        return value
+
+    async def _hold(self, resource: _Resource, opening: Any) -> None:
+        context_manager = resource.context_manager
+        try:
+            with resource.scope:
+                if hasattr(context_manager, "__aexit__"):
+                    async with context_manager as resource.value:
+                        await self._until_released(resource, opening)
+                else:
+                    with context_manager as resource.value:
+                        await self._until_released(resource, opening)
+        except BaseException as error:
+            resource.error = error
+        finally:
+            resource.closed = True
+            resource.context_manager = None
+            opening.wake()
+            self._parker.wake()
+        if not resource.opened:
+            if resource.error is None:
+                resource.error = ActorStopped(f"{resource.name}: entering was cancelled")
+        elif not resource.released:
+            lost = ResourceLost(f"{resource.name} ended while its actor was alive")
+            lost.__cause__ = resource.error
+            self._cell.task_failed(lost, resource.name)
+        elif resource.error is not None:
+            logger.error("leaving %s failed", resource.name, exc_info=resource.error)
+
+    async def _until_released(self, resource: _Resource, opening: Any) -> None:
+        resource.opened = True
+        opening.wake()
+        while not resource.released:
+            await resource.parker.park()
+
+    async def release(self, timeout: float | None) -> list[str]:
+        """Leave the resources in reverse order; give the names of those that would not end."""
+        runtime = self._cell.runtime
+        deadline = None if timeout is None else runtime.clock() + timeout
+        leaked = []
+        while self._resources:
+            resource = self._resources.pop()
+            resource.released = True
+            resource.parker.wake()
+            left = None if deadline is None else max(0.0, deadline - runtime.clock())
+            if not await runtime.wait(self._parker, lambda r=resource: r.closed, left):  # type: ignore[misc]  # the loop variable bound early
+                resource.scope.cancel()
+                leaked.append(resource.name)
+                await runtime.wait(self._parker, lambda r=resource: r.closed, ABANDON_AFTER)  # type: ignore[misc]  # as above
+        return leaked
+
+    # -- timers --------------------------------------------------------------------------------
+
+    def start_timer(self, delay: float, interval: float | None, message: Any, key: Hashable) -> Hashable:
+        """Start a keyed timer, in the place of one with the same key."""
+        self._check("after" if interval is None else "every")
+        if not delay >= 0:
+            raise ValueError(f"delay: seconds, zero or more, not {delay!r}")
+        if interval is not None and not interval > 0:
+            raise ValueError(f"interval: seconds, more than zero, not {interval!r}")
+        if key is None:
+            key = object()
+        self.cancel_timer(key)
+        due = self._cell.runtime.clock() + delay
+        fired = self._timers[key] = FiredTimer(message, key, interval, due)
+        fired.timer = self._cell.runtime.timers.at(due, lambda: self._cell.timer_fired(fired))
+        return key
+
+    def cancel_timer(self, key: Hashable) -> bool:
+        """Cancel the timer with ``key``, its queued firing too."""
+        fired = self._timers.pop(key, None)
+        if fired is None:
+            return False
+        fired.cancelled = True
+        if fired.timer is not None:
+            fired.timer.cancel()
+        return True
+
+    def timer_handled(self, fired: FiredTimer) -> None:
+        """A firing is about to be handled: forget the timer, or start its next round."""
+        timer = fired.timer
+        if fired.interval is None or timer is None:
+            del self._timers[fired.key]
+        else:
+            fired.due = max(fired.due + fired.interval, self._cell.runtime.clock())
+            self._cell.runtime.timers.move(timer, fired.due)
+
+    def cancel_timers(self) -> None:
+        """Cancel every timer."""
+        for key in list(self._timers):
+            self.cancel_timer(key)
+
+    # ------------------------------------------------------------------------------------------
+
+    def _check(self, method: str, *, also_at_the_end: bool = False) -> None:
+        if not self._cell.runtime.in_thread:
+            raise ActorMisuse(
+                f"{method}() belongs to the event loop's thread; from another one, tell the actor"
+            )
+        if self._cell.stopped or (self.ended and not also_at_the_end):
+            raise ActorStopped(f"{method}(): incarnation {self.number} of {self._cell.id} has ended")

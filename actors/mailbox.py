@@ -1,0 +1,184 @@
+"""The mailbox of one actor: two lanes, bounded in count and size.
+
+The rules of this file:
+
+* Control overtakes data, is never dropped and never waits.
+* Inbound messages (from the wire) are never refused while the gate is open: when there is no room
+  left the mailbox says so and the transport stops reading, so what is over the bound is at most
+  what one read brought.
+* Told messages (from other actors, threads, timers) are refused by the overflow rule.
+* Once the gate is shut nothing is admitted to the data lane any more.
+* Sizes are bytes for ``bytes`` and characters for ``str``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, final
+
+
+class Overflow(Enum):
+    """What happens to a told message when the mailbox is full."""
+
+    RAISE = "raise"
+    """``tell`` raises ``MailboxFull`` (the default)."""
+    DROP_NEW = "drop new"
+    """The new message becomes a dead letter."""
+    DROP_OLD = "drop old"
+    """The oldest told message becomes a dead letter and makes room."""
+    CLOSE = "close"
+    """The connection is closed with 1013."""
+
+
+class Admission(Enum):
+    """What became of a message that was put."""
+
+    ADMITTED = auto()
+    FULL = auto()
+    """Not admitted: there is no room for a told message."""
+    SHUT = auto()
+    """Not admitted: the gate is shut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much a mailbox holds: messages, and bytes or characters of text."""
+
+    inbound_messages: int = 32
+    inbound_bytes: int = 2 * 1024 * 1024
+    told_messages: int = 1024
+    told_bytes: int = 1024 * 1024
+
+
+DEFAULT_BOUNDS = Bounds()
+
+
+class Told:
+    """A message in the data lane that did not come from the wire."""
+
+    __slots__ = ("message", "size")
+
+    def __init__(self, message: Any, size: int = 0) -> None:
+        self.message = message
+        self.size = size
+
+
+def size_of(message: object) -> int:
+    """What a message counts towards the bounds: its length for text and bytes, else nothing."""
+    if isinstance(message, (bytes, str, bytearray)):
+        return len(message)
+    return 0
+
+
+EMPTY = object()
+"""What ``Mailbox.pop`` gives when there is nothing."""
+
+
+@final
+class Mailbox:
+    """Two lanes of messages for one actor; for the thread of its event loop only."""
+
+    __slots__ = (
+        "_bounds",
+        "control",
+        "data",
+        "inbound_bytes",
+        "inbound_messages",
+        "open",
+        "told_bytes",
+        "told_messages",
+    )
+
+    def __init__(self, bounds: Bounds = DEFAULT_BOUNDS) -> None:
+        self._bounds = bounds
+        self.control: deque[Any] = deque()
+        self.data: deque[Any] = deque()
+        self.open = True
+        self.inbound_messages = 0
+        self.inbound_bytes = 0
+        self.told_messages = 0
+        self.told_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.control) + len(self.data)
+
+    def put_control(self, message: object) -> None:
+        """Add to the control lane; always succeeds."""
+        self.control.append(message)
+
+    def put_inbound(self, message: str | bytes) -> bool:
+        """Add a message from the wire; tell whether there is room for another one."""
+        self.data.append(message)
+        self.inbound_messages += 1
+        self.inbound_bytes += len(message)
+        return self.has_room
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the transport may read on."""
+        return (
+            self.inbound_messages < self._bounds.inbound_messages
+            and self.inbound_bytes < self._bounds.inbound_bytes
+        )
+
+    @property
+    def may_resume(self) -> bool:
+        """Whether half of the room is free again: only then reading goes on, not at every message."""
+        return (
+            self.inbound_messages * 2 <= self._bounds.inbound_messages
+            and self.inbound_bytes * 2 <= self._bounds.inbound_bytes
+        )
+
+    def put_told(self, told: Told) -> Admission:
+        """Add a message from elsewhere, unless the gate is shut or there is no room."""
+        if not self.open:
+            return Admission.SHUT
+        if (
+            self.told_messages >= self._bounds.told_messages
+            or self.told_bytes + told.size > self._bounds.told_bytes
+        ):
+            return Admission.FULL
+        self.put_marker(told)
+        return Admission.ADMITTED
+
+    def put_marker(self, told: Told) -> None:
+        """Add behind the last admitted message, whatever the bounds and the gate say."""
+        self.data.append(told)
+        self.told_messages += 1
+        self.told_bytes += told.size
+
+    def pop(self) -> Any:
+        """Take the next message, control first; ``EMPTY`` when there is none."""
+        if self.control:
+            return self.control.popleft()
+        if not self.data:
+            return EMPTY
+        message = self.data.popleft()
+        self._forget(message)
+        return message
+
+    def drop_oldest_told(self) -> Told | None:
+        """Remove the oldest told message, if there is one."""
+        for index, message in enumerate(self.data):
+            if isinstance(message, Told):
+                del self.data[index]
+                self._forget(message)
+                return message
+        return None
+
+    def clear_data(self) -> list[Any]:
+        """Empty the data lane and give what was in it, in order."""
+        left = list(self.data)
+        self.data.clear()
+        self.inbound_messages = self.inbound_bytes = self.told_messages = self.told_bytes = 0
+        return left
+
+    def _forget(self, message: Any) -> None:
+        if isinstance(message, Told):
+            self.told_messages -= 1
+            self.told_bytes -= message.size
+        else:
+            self.inbound_messages -= 1
+            self.inbound_bytes -= len(message)

@@ -1,0 +1,180 @@
+"""``ActorRef``: an actor's address, safe to use from any thread and event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, final
+
+import anyio
+
+from actors.codes import CloseCode
+from actors.errors import ActorMisuse, ActorStopped, AskTimeout
+from actors.mailbox import Told, size_of
+from actors.messages import Close, CloseReport, Down
+from actors.wakeup import Waiter
+
+if TYPE_CHECKING:
+    from actors.cell import Cell
+    from actors.connection_cell import ConnectionCell
+
+
+@final
+class Asked(Told):
+    """A message with somebody waiting for its answer; answered or failed at most once."""
+
+    __slots__ = ("_waiter", "answer", "error", "over")
+
+    def __init__(self, message: Any) -> None:
+        super().__init__(message, size_of(message))
+        self._waiter = Waiter()
+        self.answer: Any = None
+        self.error: ActorStopped | None = None
+        self.over = False
+        """Answered, failed or given up: what comes later is dropped."""
+
+    def reply(self, answer: Any) -> bool:
+        """Give the answer; tell whether somebody still waited for it."""
+        if self.over:
+            return False
+        self.over = True
+        self.answer = answer
+        self._waiter.wake()
+        return True
+
+    def fail(self, why: str) -> None:
+        """Let the asker's ``ask`` raise ``ActorStopped``."""
+        if not self.over:
+            self.over = True
+            self.error = ActorStopped(why)
+            self._waiter.wake()
+
+    async def wait(self, timeout: float | None) -> Any:
+        """Wait for the answer in the asking task."""
+        try:
+            with anyio.move_on_after(timeout):
+                await self._waiter.wait()
+        finally:
+            given_up, self.over = not self._waiter.woken, True
+        if given_up:
+            raise AskTimeout(f"no answer within {timeout} s")
+        if self.error is not None:
+            raise self.error
+        return self.answer
+
+
+@final
+class ActorRef:
+    """The address of one actor, the same through every restart; hashable and comparable.
+
+    ``tell``, ``ask``, ``close`` and ``monitor`` may be called from any thread, also after the
+    actor's end.
+    """
+
+    __slots__ = ("_cell", "id")
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self.id = cell.id
+
+    def __repr__(self) -> str:
+        return f"<ActorRef {self._cell.kind} {self.id}>"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the actor has not ended yet; may change at any moment."""
+        return not self._cell.stopped
+
+    def tell(self, message: Any) -> None:
+        """Put ``message`` into the mailbox, for ``on_info``; returns at once.
+
+        For an actor that has ended or is closing the message becomes a dead letter.  Raises
+        ``MailboxFull`` when the mailbox is full and its overflow rule is ``RAISE``; from another
+        thread than the actor's, where the outcome is not awaited, it becomes a dead letter then.
+        """
+        cell = self._cell
+        told = Told(message, size_of(message))
+        if cell.runtime.in_thread:
+            cell.put_told(told)
+        elif not cell.runtime.call(cell.put_told_or_drop, told):
+            cell.runtime.dead_letters.add(message, self.id, "stopped")
+
+    async def ask(self, message: Any, timeout: float | None = 5.0) -> Any:
+        """Put ``message`` into the mailbox and wait for what ``on_info`` returns, ``timeout`` seconds.
+
+        Raises ``ActorStopped`` at once when the actor has ended, is closing or crashes before it
+        answers, ``AskTimeout`` when the time is over (a later answer is dropped),
+        ``MailboxFull`` as ``tell`` does, and ``ActorMisuse`` when an actor asks itself.
+        """
+        cell = self._cell
+        if cell.runtime.in_thread and cell.is_own_task(cell.runtime.backend.current_task()):
+            raise ActorMisuse("an actor that asks itself waits for ever: call the method, or tell")
+        asked = Asked(message)
+        if cell.runtime.in_thread:
+            cell.put_told(asked)
+        elif not cell.runtime.call(cell.put_told_or_drop, asked):
+            asked.fail(f"{self!r} has ended with its event loop")
+        return await asked.wait(timeout)
+
+    def close(
+        self,
+        code: int = CloseCode.NORMAL_CLOSURE,
+        reason: str = "",
+        *,
+        drain: bool = False,
+        notice: object = None,
+        grace: float = 5.0,
+    ) -> Closing:
+        """Close the actor's WebSocket, as ``ConnectionActor.close`` does; from any thread."""
+        from actors.connection_cell import ConnectionCell  # it imports this module
+
+        cell = self._cell
+        if not isinstance(cell, ConnectionCell):
+            raise ActorMisuse(f"{self!r} has no WebSocket to close; stop() ends a service")
+        return cell.request_close(Close(code, reason, drain, notice, grace))
+
+    def stop(self) -> None:
+        """End the actor normally after its running hook; a WebSocket is closed with 1000."""
+        self._cell.runtime.call(self._cell.stop)
+
+    def monitor(self, other: ActorRef) -> None:
+        """Let this actor get one ``Down(other)`` in ``on_info`` when ``other`` ends; at once if it has.
+
+        A second call for the same actor changes nothing.
+        """
+        if not other._cell.runtime.call(other._cell.add_monitor, self._cell):
+            self._cell.put_control(Down(other, other._cell.exit_reason))
+
+    def demonitor(self, other: ActorRef) -> None:
+        """Take ``monitor`` back: no ``Down`` that is not delivered yet will be."""
+        other._cell.runtime.call(other._cell.remove_monitor, self._cell)
+
+    async def wait_closed(self) -> CloseReport | None:
+        """Wait until the actor has ended and is torn down; the close report of a connection.
+
+        In the actor's own hooks this would wait for ever and raises ``ActorMisuse``.
+        """
+        cell = self._cell
+        if cell.runtime.in_thread and cell.is_own_task(cell.runtime.backend.current_task()):
+            raise ActorMisuse(
+                "an actor cannot wait for its own end; await self.close() waits for the handshake"
+            )
+        await cell.wait_stopped()
+        return cell.report
+
+
+@final
+class Closing:
+    """What ``close`` returns: awaitable for the ``CloseReport``, and no harm done if it never is.
+
+    In the actor's own hooks and tasks awaiting it waits for the handshake on the wire (after
+    ``drain=True`` it raises ``ActorMisuse`` instead, as the queued messages wait for the hook);
+    everywhere else it waits for the end of the teardown.
+    """
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, cell: ConnectionCell) -> None:
+        self._cell = cell
+
+    def __await__(self) -> Generator[Any, Any, CloseReport]:
+        return self._cell.wait_report().__await__()

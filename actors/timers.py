@@ -1,0 +1,127 @@
+"""One heap of lazy deadlines per runtime.
+
+The hot paths only store a new deadline in their timer; the heap finds out when it looks: an entry
+that is due too early is put back.  So moving a deadline later costs nothing, and cancelling leaves
+a dead entry that goes when its time comes.  One task (``Timers.run``) waits for the earliest.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+from collections.abc import Callable
+from itertools import count
+from typing import final
+
+import anyio
+
+from actors.wakeup import Parker, current_backend
+
+logger = logging.getLogger("actors")
+
+
+@final
+class Timer:
+    """One deadline; made by ``Timers.at`` and ``Timers.after``."""
+
+    __slots__ = ("_callback", "_entered", "deadline", "due")
+
+    def __init__(self, deadline: float, callback: Callable[[], None]) -> None:
+        self.deadline = deadline
+        self.due = deadline
+        """While the callback runs: for when it was set, so that it can tell how late it is."""
+        self._callback: Callable[[], None] | None = callback
+        self._entered = math.inf  # the time under which the heap has it; any other entry is stale
+
+    @property
+    def pending(self) -> bool:
+        """Whether the callback is still to be called."""
+        return self.deadline != math.inf
+
+    def cancel(self) -> None:
+        """Never call the callback, and let go of it; too late or twice does nothing."""
+        self.deadline = math.inf
+        self._callback = None
+
+
+@final
+class Timers:
+    """The deadlines of one runtime, in seconds of its monotonic clock."""
+
+    __slots__ = ("_clock", "_compact_at", "_heap", "_order", "_parker", "_waiting_for")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._order = count()
+        self._compact_at = 64
+        self._parker: Parker | None = None
+        self._waiting_for = -math.inf
+
+    def __len__(self) -> int:
+        return sum(self._live(entry) for entry in self._heap)
+
+    def at(self, deadline: float, callback: Callable[[], None]) -> Timer:
+        """Call ``callback`` at ``deadline``, on the event loop's thread, between two tasks' turns."""
+        timer = Timer(deadline, callback)
+        self._enter(timer)
+        return timer
+
+    def after(self, delay: float, callback: Callable[[], None]) -> Timer:
+        """Call ``callback`` after ``delay`` seconds."""
+        return self.at(self._clock() + delay, callback)
+
+    def move(self, timer: Timer, deadline: float) -> None:
+        """Give ``timer`` a new deadline, earlier or later, also from its own callback."""
+        timer.deadline = deadline
+        if deadline < timer._entered:
+            self._enter(timer)
+
+    def fire(self) -> float:
+        """Call what is due, and give the time of the next look (infinity when there is none)."""
+        now = self._clock()
+        while self._heap and self._heap[0][0] <= now:
+            entered, _, timer = heapq.heappop(self._heap)
+            if entered != timer._entered:
+                continue
+            timer._entered = math.inf
+            callback = timer._callback
+            if callback is None:
+                continue
+            if timer.deadline > now:
+                self._enter(timer)
+                continue
+            timer.due, timer.deadline = timer.deadline, math.inf
+            try:
+                callback()
+            except Exception:
+                logger.exception("a timer's callback failed")
+        return self._heap[0][0] if self._heap else math.inf
+
+    async def run(self) -> None:
+        """Wait for deadlines until cancelled; the one task that does so for the whole runtime."""
+        self._parker = current_backend().parker()
+        while True:
+            self._waiting_for = next_look = self.fire()
+            with anyio.move_on_after(next_look - self._clock()):
+                await self._parker.park()
+            self._waiting_for = -math.inf
+
+    def _enter(self, timer: Timer) -> None:
+        if timer.deadline == math.inf:
+            return
+        if len(self._heap) >= self._compact_at:
+            self._heap = [entry for entry in self._heap if self._live(entry)]
+            heapq.heapify(self._heap)
+            self._compact_at = max(64, 2 * len(self._heap))
+        timer._entered = timer.deadline
+        heapq.heappush(self._heap, (timer._entered, next(self._order), timer))
+        if timer._entered < self._waiting_for and self._parker is not None:
+            self._waiting_for = -math.inf
+            self._parker.wake()
+
+    @staticmethod
+    def _live(entry: tuple[float, int, Timer]) -> bool:
+        entered, _, timer = entry
+        return entered == timer._entered and timer._callback is not None

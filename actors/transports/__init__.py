@@ -1,0 +1,1 @@
+"""The wire under a connection actor: bytes from asyncio, trio or memory, frames by one sans-I/O WebSocket."""

@@ -1,0 +1,172 @@
+"""The bytes of one connection on asyncio and uvloop: a ``Protocol``, no stream and no task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast, final
+
+from actors.transports.transport import Sink
+
+HIGH_WATER = 64 * 1024
+
+
+@final
+class AsyncioTransport(asyncio.Protocol):
+    """One accepted connection.  ``connected`` is called with it once; it sets the ``sink``.
+
+    What is written within one turn of the event loop goes out with one call.
+    """
+
+    __slots__ = (
+        "_connected",
+        "_ended",
+        "_flushing",
+        "_high_water",
+        "_loop",
+        "_lost",
+        "_out",
+        "_paused",
+        "_peer",
+        "_pending",
+        "_transport",
+        "congested",
+        "sink",
+    )
+
+    sink: Sink
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connected: Callable[[AsyncioTransport], None],
+        high_water: int = HIGH_WATER,
+    ) -> None:
+        self._loop = loop
+        self._connected = connected
+        self._high_water = high_water
+        self._transport: asyncio.Transport | None = None
+        self._peer = "unix"
+        self._out: list[bytes] = []
+        self._pending = 0
+        self._flushing = False
+        self._paused = False
+        self._ended = False
+        self._lost = False
+        self.congested = False
+
+    # -- called by the event loop --------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        transport.set_write_buffer_limits(high=self._high_water)
+        self._peer = format_address(transport.get_extra_info("peername"))
+        self._connected(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.sink.data(data)
+
+    def eof_received(self) -> bool:
+        self.sink.eof()
+        # A half-closed socket stays usable, a half-closed TLS session does not exist (RFC 8446, 6.1).
+        assert self._transport is not None
+        return self._transport.get_extra_info("ssl_object") is None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = self._ended = True
+        self._out.clear()
+        self._pending = 0
+        self.sink.lost()
+
+    def pause_writing(self) -> None:
+        self.congested = True
+        self._apply_reading()
+
+    def resume_writing(self) -> None:
+        self.congested = False
+        self._apply_reading()
+        self.sink.writable()
+
+    # -- called by the sink --------------------------------------------------------------------
+
+    @property
+    def peer(self) -> str:
+        return self._peer
+
+    @property
+    def socket_name(self) -> object:
+        """The address of this side, as ``getsockname`` gives it."""
+        assert self._transport is not None
+        return self._transport.get_extra_info("sockname")
+
+    @property
+    def buffered(self) -> int:
+        in_kernel_queue = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return self._pending + in_kernel_queue
+
+    def write(self, data: bytes) -> None:
+        if self._ended:
+            return
+        self._out.append(data)
+        self._pending += len(data)
+        if self._pending > self._high_water:
+            self._flush()  # so that the event loop can say that the peer does not keep up
+        elif not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        self._flushing = False
+        self._flush()
+
+    def _flush(self) -> None:
+        out = self._out
+        if out and self._transport is not None and not self._lost:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self._pending = 0
+            self._transport.write(data)
+
+    def pause(self) -> None:
+        self._paused = True
+        self._apply_reading()
+
+    def resume(self) -> None:
+        self._paused = False
+        self._apply_reading()
+
+    def _apply_reading(self) -> None:
+        transport = self._transport
+        if transport is None or self._lost or transport.is_closing():
+            return
+        if self._paused or (self.congested and not self._ended):
+            transport.pause_reading()
+        else:
+            transport.resume_reading()
+
+    def end(self, *, linger: bool) -> None:
+        transport = self._transport
+        if transport is None or self._lost:
+            return
+        self._flush()
+        self._ended = True
+        if linger and transport.can_write_eof():
+            self._apply_reading()
+            transport.write_eof()
+        else:
+            transport.close()
+
+    def abort(self) -> None:
+        self._ended = True
+        self._out.clear()
+        self._pending = 0
+        if self._transport is not None and not self._lost:
+            self._transport.abort()
+
+
+def format_address(address: object) -> str:
+    """Write a socket address as people do: ``host:port``, ``[host]:port``, or ``unix``."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        host, port = address[0], address[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return "unix"

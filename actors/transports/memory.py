@@ -1,0 +1,127 @@
+"""The bytes of one connection in memory: for tests, and for driving an actor without a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+from actors.transports.asyncio import HIGH_WATER
+from actors.transports.transport import Sink
+
+
+@final
+class MemoryTransport:
+    """One end of a connection whose other end is a pair of functions.
+
+    ``deliver`` gets what is written, ``hung_up`` is called once when this side ends or aborts.  The
+    other end calls ``feed``, ``feed_eof`` and ``drop``.  ``stall`` lets the peer read no more.
+    """
+
+    __slots__ = (
+        "_deliver",
+        "_ended",
+        "_held",
+        "_high_water",
+        "_hung_up",
+        "_inbound",
+        "_lost",
+        "_paused",
+        "_stalled",
+        "aborted",
+        "buffered",
+        "congested",
+        "sink",
+    )
+
+    sink: Sink
+
+    def __init__(
+        self, deliver: Callable[[bytes], None], hung_up: Callable[[], None], high_water: int = HIGH_WATER
+    ) -> None:
+        self._deliver = deliver
+        self._hung_up = hung_up
+        self._high_water = high_water
+        self._inbound: list[bytes] = []
+        self._held: list[bytes] = []
+        self._paused = False
+        self._stalled = False
+        self._ended = False
+        self._lost = False
+        self.aborted = False
+        self.buffered = 0
+        self.congested = False
+
+    # -- the other end -------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Bytes from the peer; kept while reading is paused."""
+        if self._paused or self.congested:
+            self._inbound.append(data)
+        elif not self._lost:
+            self.sink.data(data)
+
+    def feed_eof(self) -> None:
+        """The peer ends its side."""
+        if not self._lost:
+            self.sink.eof()
+            if self._ended:
+                self.drop()
+
+    def drop(self) -> None:
+        """The connection is gone."""
+        if not self._lost:
+            self._lost = self._ended = True
+            self.sink.lost()
+
+    def stall(self, stalled: bool) -> None:
+        """Let the peer stop reading, or read again."""
+        self._stalled = stalled
+        if not stalled:
+            held, self._held = self._held, []
+            self.buffered = 0
+            for data in held:
+                self._deliver(data)
+            if self.congested:
+                self.congested = False
+                self._read()
+                self.sink.writable()
+
+    # -- called by the sink --------------------------------------------------------------------
+
+    @property
+    def peer(self) -> str:
+        return "memory"
+
+    def write(self, data: bytes) -> None:
+        if self._ended:
+            return
+        if self._stalled:
+            self._held.append(data)
+            self.buffered += len(data)
+            self.congested = self.buffered > self._high_water
+        else:
+            self._deliver(data)
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self._read()
+
+    def _read(self) -> None:
+        while self._inbound and not self._paused and not self.congested and not self._lost:
+            self.sink.data(self._inbound.pop(0))
+
+    def end(self, *, linger: bool) -> None:
+        if not self._ended:
+            self._ended = True
+            self._hung_up()
+        if not linger and not self._stalled:
+            self.drop()
+
+    def abort(self) -> None:
+        self.aborted = True
+        self._ended = True
+        self._hung_up()
+        self.drop()

@@ -1,0 +1,247 @@
+"""The opening handshake of one connection: from its first byte to 101 or a refusal.
+
+The rules of this file:
+
+* The head of the request is taken up to its empty line and not a byte further: frames that a
+  client sends behind it without waiting are kept until 101 is out.
+* The head is bounded: 8 KiB a line, 100 header fields, 32 KiB in all.
+* The ``websockets`` package parses the head, checks it, and makes the answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from websockets.http11 import Request as HttpRequest
+from websockets.http11 import Response
+from websockets.protocol import CONNECTING
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from actors.request import Headers, QueryParams, Request
+from actors.transports.transport import Transport
+from actors.transports.websocket import wire_logger
+
+MAX_HEAD = 32 * 1024
+"""The most bytes that the head of a request may have."""
+MAX_FIELDS = 100
+"""The most header fields that a request may have."""
+
+_UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r\n]*websocket", re.IGNORECASE)
+
+
+class HandshakeRefused(Exception):
+    """The request is answered with an HTTP status instead of 101."""
+
+    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+        self.status = status
+        self.text = text
+        self.headers = headers or {}
+        super().__init__(f"{status} {text}")
+
+
+@final
+class HeadReader:
+    """Collects the head of a request."""
+
+    __slots__ = ("_buffer", "_searched")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._searched = 0
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Give the head with its empty line once it is there; raises ``HandshakeRefused`` (431)."""
+        buffer = self._buffer
+        buffer += data
+        end = buffer.find(b"\r\n\r\n", self._searched)
+        if end < 0:
+            self._searched = max(0, len(buffer) - 3)
+            if len(buffer) <= MAX_HEAD:
+                return None
+        if end + 4 > MAX_HEAD or end < 0:
+            raise HandshakeRefused(431, f"the head of the request has more than {MAX_HEAD} bytes")
+        head = bytes(buffer[: end + 4])
+        del buffer[: end + 4]
+        return head
+
+    def keep(self, data: bytes) -> None:
+        """Keep what comes behind the head."""
+        self._buffer += data
+
+    def rest(self) -> bytes:
+        """Take what came behind the head, or what there is of an incomplete head."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
+
+
+def wants_websocket(head: bytes) -> bool:
+    """Whether the head asks for an upgrade to WebSocket; nothing else of it is looked at."""
+    return _UPGRADE.search(head) is not None
+
+
+class _Protocol(ServerProtocol):
+    """The sans-I/O server; a client that offers no subprotocol of ours goes on without one."""
+
+    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
+        for subprotocol in self.available_subprotocols or ():
+            if subprotocol in subprotocols:
+                return subprotocol
+        return None
+
+
+@final
+class Handshake:
+    """The opening handshake as a function of the request's head; no I/O."""
+
+    __slots__ = ("_http_request", "path", "protocol", "query", "request", "response")
+
+    def __init__(self, head: bytes, *, client: str, max_message: int | None) -> None:
+        self.protocol = _Protocol(max_size=max_message, logger=wire_logger)
+        self.protocol.receive_data(head)
+        events = self.protocol.events_received()
+        if not events:
+            refusal = b"".join(self.protocol.data_to_send())
+            status = int(refusal.split(b" ", 2)[1]) if refusal else 400
+            error = self.protocol.handshake_exc
+            detail = error.__cause__ or error if error is not None else None
+            raise HandshakeRefused(status, f"not a valid HTTP request: {detail}")
+        http_request = events[0]
+        assert isinstance(http_request, HttpRequest), "a server's first event is the request"
+        self._http_request = http_request
+        fields = list(http_request.headers.raw_items())
+        if len(fields) > MAX_FIELDS:
+            raise HandshakeRefused(431, f"the request has more than {MAX_FIELDS} header fields")
+        url = urlsplit(http_request.path)
+        self.path = url.path
+        self.query = url.query
+        self.response: Response | None = None
+        self.request = Request(
+            path=unquote(url.path),
+            query_params=QueryParams(parse_qsl(url.query, keep_blank_values=True)),
+            headers=Headers(fields),
+            client=client,
+        )
+
+    def negotiate(self, subprotocols: Iterable[str], path_params: Mapping[str, str]) -> Request:
+        """Check the request as an upgrade, agree on a subprotocol; raises ``HandshakeRefused``."""
+        self.protocol.available_subprotocols = [Subprotocol(name) for name in subprotocols]
+        response = self.protocol.accept(self._http_request)
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            kept = ("Upgrade", "Allow", "Sec-WebSocket-Version")
+            headers = {name: response.headers[name] for name in kept if name in response.headers}
+            if "Sec-WebSocket-Version" in str(self.protocol.handshake_exc):
+                headers["Sec-WebSocket-Version"] = "13"  # RFC 6455, section 4.4
+            raise HandshakeRefused(response.status_code, bytes(response.body).decode().strip(), headers)
+        self.response = response
+        asked = self.request
+        self.request = Request(
+            path=asked.path,
+            path_params=path_params,
+            query_params=asked.query_params,
+            headers=asked.headers,
+            client=asked.client,
+            subprotocol=self.protocol.subprotocol,
+            state=asked.state,
+        )
+        return self.request
+
+    def accept(self) -> bytes:
+        """The bytes of the 101 response; from now on the protocol speaks frames."""
+        assert self.response is not None, "accept follows negotiate"
+        assert self.protocol.state is CONNECTING
+        self.protocol.send_response(self.response)
+        return b"".join(self.protocol.data_to_send())
+
+
+def refusal(refused: HandshakeRefused) -> bytes:
+    """The bytes of an HTTP response that refuses an upgrade; the connection ends behind it."""
+    text = refused.text + "\n" if refused.text else ""
+    response = _Protocol(logger=wire_logger).reject(HTTPStatus(refused.status), text)
+    for name, value in refused.headers.items():
+        response.headers[name] = value
+    return response.serialize()
+
+
+@final
+class Opening:
+    """The first sink of a transport: collects the head, calls ``asked`` with it once.
+
+    ``asked`` takes over; until it sets another sink, bytes are kept.  ``gone`` is called when the
+    peer goes away before that.
+    """
+
+    __slots__ = ("_asked", "_gone", "_head", "_reader", "_transport")
+
+    def __init__(
+        self, transport: Transport, asked: Callable[[bytes], None], gone: Callable[[], None]
+    ) -> None:
+        self._transport = transport
+        self._asked = asked
+        self._gone = gone
+        self._reader = HeadReader()
+        self._head: bytes | None = None
+
+    def data(self, data: bytes) -> None:
+        """Collect the head; afterwards keep what comes, one read's worth."""
+        if self._head is not None:
+            self._reader.keep(data)
+            self._transport.pause()
+            return
+        try:
+            self._head = self._reader.feed(data)
+        except HandshakeRefused as refused:
+            self.refuse(refused)
+        else:
+            if self._head is not None:
+                self._asked(self._head)
+
+    def refuse(self, refused: HandshakeRefused) -> None:
+        """Answer with an HTTP status and end the connection."""
+        self._transport.sink = _Refused(self._transport, self._gone)
+        self._transport.resume()
+        self._transport.write(refusal(refused))
+        self._transport.end(linger=True)
+
+    def rest(self) -> bytes:
+        """Take what came behind the head."""
+        return self._reader.rest()
+
+    def eof(self) -> None:
+        """The peer does not wait for the answer: there is nobody to talk to."""
+        self._transport.end(linger=False)
+
+    def lost(self) -> None:
+        """The peer is gone."""
+        self._gone()
+
+    def writable(self) -> None:
+        """Nothing waits for that here."""
+
+
+@final
+class _Refused:
+    """The sink behind a refusal: what still comes is thrown away until the peer ends."""
+
+    __slots__ = ("_gone", "_transport")
+
+    def __init__(self, transport: Transport, gone: Callable[[], None]) -> None:
+        self._transport = transport
+        self._gone = gone
+
+    def data(self, data: bytes) -> None:
+        """Thrown away; the handshake timeout bounds how long."""
+
+    def eof(self) -> None:
+        self._transport.end(linger=False)
+
+    def lost(self) -> None:
+        self._gone()
+
+    def writable(self) -> None:
+        """Nothing waits for that here."""

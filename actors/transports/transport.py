@@ -1,0 +1,61 @@
+"""What a transport is: the bytes of one connection, whatever carries them.
+
+A transport calls its ``sink`` on the event loop's thread and between two tasks' turns; it never
+raises towards it.  ``lost`` is the last call of all, and comes exactly once.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Sink(Protocol):
+    """Who gets the bytes: the upgrade first, then the WebSocket."""
+
+    def data(self, data: bytes) -> None:
+        """Bytes came from the peer."""
+
+    def eof(self) -> None:
+        """The peer ended its side; nothing more comes from it."""
+
+    def lost(self) -> None:
+        """The connection is gone, by whatever side; nothing goes out any more."""
+
+    def writable(self) -> None:
+        """The write buffer is below its high water mark again."""
+
+
+class Transport(Protocol):
+    """The bytes of one connection."""
+
+    sink: Sink
+    congested: bool
+    """Whether the write buffer is above its high water mark, and reading stands still for it."""
+
+    @property
+    def peer(self) -> str:
+        """The peer's address: ``host:port``, ``[host]:port`` or ``unix``."""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes written and not yet taken by the kernel."""
+
+    def write(self, data: bytes) -> None:
+        """Queue ``data``; never blocks.  Nothing happens after ``end`` and ``abort``."""
+
+    def pause(self) -> None:
+        """Stop reading: the peer is held up by TCP."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+    def end(self, *, linger: bool) -> None:
+        """Send what is queued, then end TCP.
+
+        With ``linger`` only our side is ended and reading goes on until the peer ends its own:
+        closing a socket with unread bytes makes the kernel send RST, which may overtake what was
+        written (RFC 1122, section 4.2.2.13).
+        """
+
+    def abort(self) -> None:
+        """Drop the connection, with what is queued."""

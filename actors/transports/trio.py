@@ -1,0 +1,165 @@
+"""The bytes of one connection on trio: one task that reads and one that writes."""
+
+from __future__ import annotations
+
+from typing import final
+
+import trio
+
+from actors.transports.asyncio import HIGH_WATER, format_address
+from actors.transports.transport import Sink
+from actors.wakeup import TrioParker
+
+READ_SIZE = 64 * 1024
+
+
+@final
+class TrioTransport:
+    """One accepted connection over a trio stream, plain or TLS.
+
+    ``run`` reads and is the body of the connection's task; ``write_out`` is the body of another one.
+    The ``sink`` is set before ``run`` reads.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_high_water",
+        "_linger",
+        "_lost",
+        "_out",
+        "_paused",
+        "_peer",
+        "_reader",
+        "_stream",
+        "_writer",
+        "buffered",
+        "congested",
+        "sink",
+    )
+
+    sink: Sink
+
+    def __init__(
+        self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], high_water: int = HIGH_WATER
+    ) -> None:
+        self._stream = stream
+        self._high_water = high_water
+        try:
+            self._peer = format_address(self._socket.getpeername())
+        except OSError:  # the peer is gone already: reading will tell
+            self._peer = ""
+        self._reader = TrioParker()
+        self._writer = TrioParker()
+        self._out: list[bytes] = []
+        self._paused = False
+        self._ended = False
+        self._linger = False
+        self._lost = False
+        self.buffered = 0
+        self.congested = False
+
+    @property
+    def _socket(self) -> trio.socket.SocketType:
+        stream = self._stream
+        return (stream.transport_stream if isinstance(stream, trio.SSLStream) else stream).socket
+
+    @property
+    def peer(self) -> str:
+        return self._peer
+
+    @property
+    def socket_name(self) -> object:
+        """The address of this side, as ``getsockname`` gives it."""
+        return self._socket.getsockname()
+
+    # -- the two tasks -------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Read until the end of the stream; the caller sees to it that ``write_out`` runs too."""
+        stream = self._stream
+        try:
+            if isinstance(stream, trio.SSLStream):
+                await stream.do_handshake()
+            while True:
+                while self._paused or (self.congested and not self._ended):
+                    await self._reader.park()
+                data = await stream.receive_some(READ_SIZE)
+                if not data:
+                    break
+                self.sink.data(bytes(data))
+            self.sink.eof()
+            while not self._lost:  # the writer may still have something to send
+                await self._reader.park()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        finally:
+            self._gone()
+
+    async def write_out(self) -> None:
+        """Write what is queued, and end TCP when it is asked for."""
+        stream = self._stream
+        eof_sent = False
+        try:
+            while True:
+                if self._out:
+                    data = b"".join(self._out)
+                    self._out.clear()
+                    await stream.send_all(data)
+                    self.buffered -= len(data)
+                    if self.congested and self.buffered * 2 <= self._high_water:
+                        self.congested = False
+                        self._reader.wake()
+                        self.sink.writable()
+                elif self._lost or (self._ended and not self._linger):
+                    break
+                else:
+                    if self._ended and not eof_sent and isinstance(stream, trio.SocketStream):
+                        eof_sent = True
+                        await stream.send_eof()
+                        continue
+                    await self._writer.park()
+            await stream.aclose()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        finally:
+            self._gone()
+
+    def _gone(self) -> None:
+        """Close the socket, let both tasks end, and tell the sink once."""
+        self._ended = True
+        self._out.clear()
+        self._socket.close()
+        if not self._lost:
+            self._lost = True
+            self._reader.wake()
+            self._writer.wake()
+            self.sink.lost()
+
+    # -- called by the sink --------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        if self._ended:
+            return
+        self._out.append(data)
+        self.buffered += len(data)
+        if self.buffered > self._high_water:
+            self.congested = True
+        self._writer.wake()
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self._reader.wake()
+
+    def end(self, *, linger: bool) -> None:
+        if not self._lost:
+            # A half-closed TLS session does not exist (RFC 8446, section 6.1).
+            self._linger = linger and isinstance(self._stream, trio.SocketStream)
+            self._ended = True
+            self._reader.wake()
+            self._writer.wake()
+
+    def abort(self) -> None:
+        self._gone()

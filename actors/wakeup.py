@@ -1,0 +1,179 @@
+"""Park one task and wake it, with the cheapest means of each runtime.
+
+A future on asyncio, ``wait_task_rescheduled`` on trio.  An ``Event`` would do the same at several
+times the price.  A parker holds one task at a time; ``wake`` without a parked task does nothing,
+so the woken task looks again at the state it waits for.  A parker belongs to the thread of its
+event loop; a ``Waiter`` may be woken from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol, cast, final
+
+import trio
+from anyio.lowlevel import current_token
+
+
+class Parker(Protocol):
+    """Where one task waits until it is woken."""
+
+    async def park(self) -> None:
+        """Wait for ``wake``; may return early, so the caller checks its condition again."""
+
+    def wake(self) -> None:
+        """Let the parked task go on; nothing when no task is parked."""
+
+
+@final
+class AsyncioParker:
+    """A parker on asyncio and uvloop."""
+
+    __slots__ = ("_future", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._future: asyncio.Future[None] | None = None
+
+    async def park(self) -> None:
+        assert self._future is None, "a parker holds one task at a time"
+        self._future = future = self._loop.create_future()
+        try:
+            await future
+        finally:
+            self._future = None
+
+    def wake(self) -> None:
+        future = self._future
+        if future is not None and not future.done():
+            future.set_result(None)
+
+
+@final
+class TrioParker:
+    """A parker on trio."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+
+    async def park(self) -> None:
+        assert self._task is None, "a parker holds one task at a time"
+        self._task = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def wake(self) -> None:
+        task = self._task
+        if task is not None:
+            self._task = None
+            trio.lowlevel.reschedule(task)
+
+
+class Backend(Protocol):
+    """The event loop that runs actors: what differs between asyncio and trio."""
+
+    cancelled: type[BaseException]
+    """The exception that cancellation raises."""
+    clock: Callable[[], float]
+    """Monotonic seconds."""
+
+    def parker(self) -> Parker:
+        """A new parker of this event loop."""
+
+    def current_task(self) -> object:
+        """The task that runs now; ``None`` in a callback."""
+
+    def call_from_thread(self, function: Callable[..., object], *args: Any) -> None:
+        """Run ``function`` on the event loop's thread soon; raises ``RuntimeError`` after its end."""
+
+
+@final
+class AsyncioBackend:
+    """asyncio and uvloop."""
+
+    __slots__ = ("cancelled", "clock", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.clock: Callable[[], float] = loop.time
+        self.cancelled: type[BaseException] = asyncio.CancelledError
+
+    def parker(self) -> Parker:
+        return AsyncioParker(self.loop)
+
+    def current_task(self) -> object:
+        return asyncio.current_task(self.loop)
+
+    def call_from_thread(self, function: Callable[..., object], *args: Any) -> None:
+        self.loop.call_soon_threadsafe(function, *args)
+
+
+@final
+class TrioBackend:
+    """trio."""
+
+    __slots__ = ("_token", "cancelled", "clock")
+
+    def __init__(self, token: trio.lowlevel.TrioToken) -> None:
+        self._token = token
+        self.clock: Callable[[], float] = trio.lowlevel.current_clock().current_time
+        self.cancelled: type[BaseException] = trio.Cancelled
+
+    def parker(self) -> Parker:
+        return TrioParker()
+
+    def current_task(self) -> object:
+        try:
+            return trio.lowlevel.current_task()
+        except RuntimeError:  # in a callback of the run loop
+            return None
+
+    def call_from_thread(self, function: Callable[..., object], *args: Any) -> None:
+        try:
+            self._token.run_sync_soon(function, *args)
+        except trio.RunFinishedError as error:
+            raise RuntimeError(str(error)) from error
+
+
+def current_backend() -> Backend:
+    """The event loop that runs now; raises ``anyio.NoEventLoopError`` outside of one."""
+    token = current_token().native_token
+    if isinstance(token, asyncio.AbstractEventLoop):
+        return AsyncioBackend(token)
+    return TrioBackend(cast(trio.lowlevel.TrioToken, token))
+
+
+@final
+class Waiter:
+    """One task of any event loop, waiting for something that happens on any thread."""
+
+    __slots__ = ("_backend", "_parker", "_thread", "woken")
+
+    def __init__(self) -> None:
+        self._backend = current_backend()
+        self._parker = self._backend.parker()
+        self._thread = threading.get_ident()
+        self.woken = False
+
+    def wake(self) -> None:
+        """End the wait; from any thread, and once is enough."""
+        self.woken = True
+        if threading.get_ident() == self._thread:
+            self._parker.wake()
+            return
+        with suppress(RuntimeError):  # the waiting event loop has ended, and the task with it
+            self._backend.call_from_thread(self._parker.wake)
+
+    async def wait(self) -> None:
+        """Wait until ``wake`` has been called."""
+        while not self.woken:
+            await self._parker.park()

@@ -1,0 +1,162 @@
+"""Frozen lifecycle events, told to hooks; the log is one of them.
+
+A hook is any function of one event.  It runs on the event loop's thread, between two tasks' turns,
+and must not block; what it raises is logged and goes no further.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from actors import ActorRef, CloseReport
+
+logger = logging.getLogger("supervisor")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOpened:
+    """101 went out."""
+
+    id: str
+    path: str
+    client: str
+    subprotocol: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionClosed:
+    """A connection ended and is torn down; ``teardown`` are seconds, ``leaks`` what would not end."""
+
+    id: str
+    path: str
+    client: str
+    report: CloseReport
+    teardown: float
+    leaks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeRefused:
+    """A request was answered with an HTTP status instead of 101."""
+
+    path: str
+    client: str
+    status: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActorCrashed:
+    """A hook, a task or a resource of an actor raised ``error``."""
+
+    ref: ActorRef
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStarted:
+    """The listeners are open: ``addresses`` as people write them."""
+
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStopped:
+    """Everything has ended."""
+
+
+Event = ConnectionOpened | ConnectionClosed | UpgradeRefused | ActorCrashed | ServerStarted | ServerStopped
+
+
+class Hook(Protocol):
+    """Who wants to know."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note of ``event``."""
+
+
+def log_event(event: Event, /) -> None:
+    """The hook that writes the log: logger ``supervisor``, one line an event.
+
+    Text of the peer (path, reason) is written as a Python literal, so that it cannot forge lines.
+    """
+    if isinstance(event, ConnectionClosed):
+        _log_closed(event)
+    elif isinstance(event, ActorCrashed):
+        logger.error("%r crashed", event.ref, exc_info=event.error)
+    elif isinstance(event, UpgradeRefused):
+        logger.info(
+            "upgrade of %r from %s refused with %d %r", event.path, event.client, event.status, event.reason
+        )
+    elif isinstance(event, ServerStarted):
+        logger.info("listening on %s", ", ".join(event.addresses))
+    elif isinstance(event, ConnectionOpened):
+        logger.debug("connection %s %r from %s opened", event.id, event.path, event.client)
+    else:
+        logger.info("stopped")
+
+
+def _log_closed(event: ConnectionClosed) -> None:
+    report = event.report
+    details = {
+        "connection_id": event.id,
+        "path": event.path,
+        "client": event.client,
+        "initiator": report.initiator.value,
+        "code": report.code,
+        "reason": report.reason,
+        "clean": report.clean,
+        "exit_reason": report.exit_reason.value,
+        "opened_for": report.opened_for,
+        "handshake_took": report.handshake_took,
+        "messages_in": report.messages_in,
+        "messages_out": report.messages_out,
+        "undelivered": report.undelivered,
+        "teardown": event.teardown,
+        "leaks": event.leaks,
+    }
+    logger.log(
+        logging.INFO if report.clean and not event.leaks else logging.WARNING,
+        "connection %s %r from %s closed by %s with %d %r, %s (%s): "
+        "open %.3f s, %d in, %d out, teardown %.3f s%s",
+        event.id,
+        event.path,
+        event.client,
+        report.initiator.value,
+        report.code,
+        report.reason,
+        "clean" if report.clean else "unclean",
+        report.exit_reason.value,
+        report.opened_for,
+        report.messages_in,
+        report.messages_out,
+        event.teardown,
+        f", LEAKED: {', '.join(event.leaks)}" if event.leaks else "",
+        extra=details,
+    )
+
+
+def tell(hooks: Sequence[Hook], event: Event) -> None:
+    """Give ``event`` to every hook."""
+    for hook in hooks:
+        try:
+            hook(event)
+        except Exception:
+            logger.exception("the hook %r failed", hook)
+
+
+__all__ = [
+    "ActorCrashed",
+    "ConnectionClosed",
+    "ConnectionOpened",
+    "Event",
+    "Hook",
+    "ServerStarted",
+    "ServerStopped",
+    "UpgradeRefused",
+    "log_event",
+    "tell",
+]

@@ -1,0 +1,218 @@
+"""Listening sockets: bound before anything runs, then opened on asyncio or trio."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import ssl as tls
+import stat
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import trio
+
+from actors.runtime import Runtime
+from actors.transports.asyncio import AsyncioTransport, format_address
+from actors.transports.transport import Transport
+from actors.transports.trio import TrioTransport
+from actors.wakeup import AsyncioBackend
+
+logger = logging.getLogger("supervisor")
+
+BACKLOG = 2048
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+ACCEPT_PAUSE = 0.1
+"""Seconds to wait when the process or the machine has no descriptors or memory for a connection."""
+
+
+def bind_tcp(host: str, port: int) -> list[socket.socket]:
+    """Bind and listen on every address of ``host``; the same port on all of them.
+
+    Raises ``OSError`` that names host and port.
+    """
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ValueError(f"port: a whole number from 0 (any free one) to 65535, not {port!r}")
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise OSError(
+            error.errno, f"host: {host!r} is not a host name or address: {error.strerror}"
+        ) from None
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(found):
+            if port == 0 and sockets:
+                address = (address[0], sockets[0].getsockname()[1], *address[2:])
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+            listener.setblocking(False)
+    except OSError as error:
+        for listener in sockets:
+            listener.close()
+        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be bound: {error.strerror}"
+        raise OSError(error.errno, f"port: {host}:{port} {why}") from None
+    return sockets
+
+
+def bind_unix(path: str) -> socket.socket:
+    """Bind and listen on a Unix socket, in the place of a dead one; raises ``OSError`` naming the path."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if _dead_socket(path):
+            os.unlink(path)
+        listener.bind(path)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"unix: {path!r} cannot be bound: {error.strerror or error}") from None
+    return listener
+
+
+def _dead_socket(path: str) -> bool:
+    """Whether ``path`` is a socket that nobody listens on: what a killed server leaves."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return False
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+    return False
+
+
+class Listeners(Protocol):
+    """Open listeners; ``close`` accepts nothing more and leaves what was accepted alone."""
+
+    def close(self) -> None: ...
+
+
+async def listen(
+    runtime: Runtime,
+    sockets: Sequence[socket.socket],
+    accepted: Callable[[Transport], None],
+    *,
+    ssl: tls.SSLContext | None,
+    high_water: int,
+    ssl_timeouts: tuple[float | None, float | None],
+) -> Listeners:
+    """Accept on ``sockets``; ``accepted`` gets every connection and sets its transport's sink."""
+    if isinstance(runtime.backend, AsyncioBackend):
+        return await _listen_asyncio(
+            runtime.backend.loop, sockets, accepted, ssl=ssl, high_water=high_water, ssl_timeouts=ssl_timeouts
+        )
+    return _TrioListeners(runtime, sockets, accepted, ssl=ssl, high_water=high_water)
+
+
+class _AsyncioListeners:
+    def __init__(self, servers: list[asyncio.Server]) -> None:
+        self._servers = servers
+
+    def close(self) -> None:
+        for server in self._servers:
+            server.close()
+
+
+async def _listen_asyncio(
+    loop: asyncio.AbstractEventLoop,
+    sockets: Sequence[socket.socket],
+    accepted: Callable[[Transport], None],
+    *,
+    ssl: tls.SSLContext | None,
+    high_water: int,
+    ssl_timeouts: tuple[float | None, float | None],
+) -> Listeners:
+    def protocol() -> AsyncioTransport:
+        return AsyncioTransport(loop, accepted, high_water)
+
+    handshake, shutdown = ssl_timeouts if ssl is not None else (None, None)
+    servers = []
+    for one in sockets:
+        opening: Awaitable[asyncio.Server]
+        if one.family == socket.AF_UNIX:
+            opening = loop.create_unix_server(
+                protocol,
+                sock=one,
+                ssl=ssl,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=handshake,
+                ssl_shutdown_timeout=shutdown,
+            )
+        else:
+            opening = loop.create_server(
+                protocol,
+                sock=one,
+                ssl=ssl,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=handshake,
+                ssl_shutdown_timeout=shutdown,
+            )
+        servers.append(await opening)
+    return _AsyncioListeners(servers)
+
+
+class _TrioListeners:
+    def __init__(
+        self,
+        runtime: Runtime,
+        sockets: Sequence[socket.socket],
+        accepted: Callable[[Transport], None],
+        *,
+        ssl: tls.SSLContext | None,
+        high_water: int,
+    ) -> None:
+        self._runtime = runtime
+        self._accepted = accepted
+        self._ssl = ssl
+        self._high_water = high_water
+        self._scope = trio.CancelScope()
+        self._listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in sockets]
+        for listener in self._listeners:
+            runtime.spawn(self._accept, listener, name="accept")
+
+    def close(self) -> None:
+        self._scope.cancel()
+        for listener in self._listeners:
+            listener.socket.close()
+
+    async def _accept(self, listener: trio.SocketListener) -> None:
+        while True:
+            try:
+                stream = await listener.accept()
+            except trio.ClosedResourceError:
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                logger.error("accept: %s; trying again every %s s", error.strerror, ACCEPT_PAUSE)
+                await trio.sleep(ACCEPT_PAUSE)
+            else:
+                self._runtime.spawn(self._serve, stream, name="connection")
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        wire: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
+        if self._ssl is not None:
+            wire = trio.SSLStream(stream, self._ssl, server_side=True, https_compatible=True)
+        transport = TrioTransport(wire, self._high_water)
+        self._accepted(transport)
+        self._runtime.spawn(transport.write_out, name="writer")
+        await transport.run()
+
+
+def addresses_of(sockets: Sequence[socket.socket]) -> tuple[str, ...]:
+    """The addresses of ``sockets`` as people write them."""
+    return tuple(
+        f"unix:{one.getsockname()}" if one.family == socket.AF_UNIX else format_address(one.getsockname())
+        for one in sockets
+    )

@@ -1,0 +1,390 @@
+"""Policies: what a timeout, a silent peer or a crash means for one kind of actor; pure decisions.
+
+The rules of this file:
+
+* Everything is frozen, keyword-only and checked when it is written down; ``None`` switches off.
+* A policy is given by the actor's class, by the route, or by the server: the nearest wins, part by
+  part.  A part is one argument of ``Policy``.
+* ``examine`` decides from facts and the time alone; it touches nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import Enum, auto
+from typing import Any, final
+
+from actors import ExitReason, Overflow
+
+
+def check_seconds(option: str, value: float | None, *, zero: bool = False) -> None:
+    """Raise ``ValueError`` or ``TypeError`` naming ``option`` unless ``value`` are seconds, or ``None``."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{option}: seconds as a number, or None to switch it off, not {value!r}")
+    if math.isnan(value) or value < 0 or (value == 0 and not zero):
+        least = "zero or more" if zero else "more than zero"
+        raise ValueError(f"{option}: seconds, {least}, or None to switch it off, not {value!r}")
+
+
+def check_count(option: str, value: int | None) -> None:
+    """Raise ``ValueError`` or ``TypeError`` naming ``option`` unless ``value`` is an int over 0, or ``None``."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{option}: a whole number, or None to switch it off, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{option}: at least 1, or None to switch it off, not {value!r}")
+
+
+def check_fraction(option: str, value: float) -> None:
+    """Raise ``ValueError`` naming ``option`` unless ``value`` is from 0 to below 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(f"{option}: a fraction from 0 to below 1 (0.1 is plus or minus 10 %), not {value!r}")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Seconds; ``None`` switches one off.
+
+    ``handshake``: from accept to 101.  ``idle``: without a data message either way, then 1001.
+    ``lifetime``: of the connection, then 1001, with 10 % jitter.  ``assembly``: one frame or
+    fragmented message, then 1008.  ``handler``: one hook, then 1011.  ``close``: the whole closing
+    handshake, then TCP is dropped.  ``teardown``: each step of it, then what hangs is cancelled and
+    reported as a leak.
+    """
+
+    handshake: float | None = 10.0
+    idle: float | None = None
+    lifetime: float | None = None
+    assembly: float | None = 30.0
+    handler: float | None = 30.0
+    close: float | None = 10.0
+    teardown: float | None = 5.0
+
+    def __post_init__(self) -> None:
+        for part in fields(self):
+            check_seconds(part.name, getattr(self, part.name))
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """Ping frames (RFC 6455, section 5.5.2): every ``interval`` seconds, ``timeout`` for an answer.
+
+    Any byte of the peer is an answer.  No answer closes with 1011.  ``jitter`` spreads the pings of
+    many connections: 0.1 is plus or minus 10 % of the interval.
+    """
+
+    interval: float = 20.0
+    timeout: float = 20.0
+    jitter: float = 0.1
+
+    def __post_init__(self) -> None:
+        for option, value in (("interval", self.interval), ("timeout", self.timeout)):
+            if value is None:
+                raise TypeError(f"{option}: seconds; heartbeat=None switches the heartbeat off")
+            check_seconds(option, value)
+        check_fraction("jitter", self.jitter)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of one connection, in messages and bytes; ``None`` switches one off.
+
+    ``max_message``: bytes of one message, then 1009.  ``inbound_messages``, ``inbound_bytes``: what
+    waits in the mailbox before reading pauses.  ``mailbox_messages``, ``mailbox_bytes``: told
+    messages, then the overflow rule.  ``send_high_water``: bytes queued for the peer before ``send``
+    waits.
+    """
+
+    max_message: int | None = 1024 * 1024
+    max_fragments: int | None = 1024
+    inbound_messages: int = 32
+    inbound_bytes: int = 2 * 1024 * 1024
+    mailbox_messages: int = 1024
+    mailbox_bytes: int = 1024 * 1024
+    send_high_water: int = 64 * 1024
+    send_limit: int | None = 1024 * 1024
+    send_stall: float | None = 10.0
+    control_rate: float | None = 20.0
+    control_burst: int = 40
+    message_rate: float | None = None
+    message_burst: int = 200
+    compression: bool = False
+
+    def __post_init__(self) -> None:
+        for option in ("max_message", "max_fragments", "send_limit"):
+            check_count(option, getattr(self, option))
+        for option in (
+            "inbound_messages",
+            "inbound_bytes",
+            "mailbox_messages",
+            "mailbox_bytes",
+            "send_high_water",
+            "control_burst",
+            "message_burst",
+        ):
+            value = getattr(self, option)
+            if value is None:
+                raise TypeError(f"{option}: a whole number; it cannot be switched off")
+            check_count(option, value)
+        for option in ("send_stall", "control_rate", "message_rate"):
+            check_seconds(option, getattr(self, option))
+
+
+class OnCrash(Enum):
+    """What a crash of a connection actor means."""
+
+    CLOSE = "close"
+    """1011 with an empty reason; no restart."""
+    RESUME = "resume"
+    """The failing message becomes a dead letter, the state stays."""
+    RESTART = "restart"
+    """A new instance on the live socket."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartLimit:
+    """At most ``count`` restarts within any ``within`` seconds (OTP's intensity and period)."""
+
+    count: int = 5
+    within: float = 30.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 0:
+            raise ValueError(f"count: restarts, a whole number, zero or more, not {self.count!r}")
+        if self.within is None:
+            raise TypeError("within: seconds; it cannot be switched off")
+        check_seconds("within", self.within)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """How long a restart waits: the first not at all, then ``min(maximum, initial * factor**n)``.
+
+    ``jitter`` is a fraction either way, clamped to ``maximum`` afterwards.  A life of ``reset_after``
+    seconds makes the next crash the first again.
+    """
+
+    initial: float = 0.1
+    maximum: float = 10.0
+    factor: float = 2.0
+    jitter: float = 0.1
+    reset_after: float = 30.0
+
+    def __post_init__(self) -> None:
+        for option in ("initial", "maximum", "reset_after"):
+            value = getattr(self, option)
+            if value is None:
+                raise TypeError(f"{option}: seconds; it cannot be switched off")
+            check_seconds(option, value)
+        if not self.factor >= 1:
+            raise ValueError(f"factor: at least 1, not {self.factor!r}")
+        check_fraction("jitter", self.jitter)
+
+
+class _NotGiven(Enum):
+    """Says that a part of a policy was left open; ``None`` cannot, as ``heartbeat=None`` means something."""
+
+    NOT_GIVEN = auto()
+
+
+_OPEN = _NotGiven.NOT_GIVEN
+_DEFAULTS: Mapping[str, Any] = {
+    "timeouts": Timeouts(),
+    "heartbeat": Heartbeat(),
+    "limits": Limits(),
+    "crash": OnCrash.CLOSE,
+    "restarts": RestartLimit(),
+    "backoff": Backoff(),
+    "overflow": Overflow.RAISE,
+}
+
+
+@final
+class Policy:
+    """Everything that is decided for one kind of actor; keyword-only and frozen.
+
+    A part that is not given is taken from the next policy outwards (class, route, server), and from
+    the defaults in the end.  ``heartbeat=None`` sends no pings.
+    """
+
+    __slots__ = ("_given",)
+    _given: Mapping[str, Any]
+
+    def __init__(
+        self,
+        *,
+        timeouts: Timeouts | _NotGiven = _OPEN,
+        heartbeat: Heartbeat | _NotGiven | None = _OPEN,
+        limits: Limits | _NotGiven = _OPEN,
+        crash: OnCrash | _NotGiven = _OPEN,
+        restarts: RestartLimit | _NotGiven = _OPEN,
+        backoff: Backoff | _NotGiven = _OPEN,
+        overflow: Overflow | _NotGiven = _OPEN,
+    ) -> None:
+        parts = {
+            "timeouts": timeouts,
+            "heartbeat": heartbeat,
+            "limits": limits,
+            "crash": crash,
+            "restarts": restarts,
+            "backoff": backoff,
+            "overflow": overflow,
+        }
+        given = {part: value for part, value in parts.items() if value is not _OPEN}
+        for part, value in given.items():
+            expected = type(_DEFAULTS[part])
+            if not isinstance(value, expected) and not (part == "heartbeat" and value is None):
+                raise TypeError(f"{part}: a supervisor.{expected.__name__}, not {value!r}")
+        object.__setattr__(self, "_given", given)
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """Handshake, idle, lifetime, assembly, handler, close and teardown timeouts."""
+        value: Timeouts = self._part("timeouts")
+        return value
+
+    @property
+    def heartbeat(self) -> Heartbeat | None:
+        """Ping frames, or ``None``."""
+        value: Heartbeat | None = self._part("heartbeat")
+        return value
+
+    @property
+    def limits(self) -> Limits:
+        """Bounds in messages and bytes."""
+        value: Limits = self._part("limits")
+        return value
+
+    @property
+    def crash(self) -> OnCrash:
+        """What a crash means."""
+        value: OnCrash = self._part("crash")
+        return value
+
+    @property
+    def restarts(self) -> RestartLimit:
+        """How many restarts one actor may have."""
+        value: RestartLimit = self._part("restarts")
+        return value
+
+    @property
+    def backoff(self) -> Backoff:
+        """How long a restart waits."""
+        value: Backoff = self._part("backoff")
+        return value
+
+    @property
+    def overflow(self) -> Overflow:
+        """What happens to a told message when the mailbox is full."""
+        value: Overflow = self._part("overflow")
+        return value
+
+    def over(self, outer: Policy | None) -> Policy:
+        """This policy, with the parts of ``outer`` where this one gives none."""
+        return self if outer is None else Policy(**{**outer._given, **self._given})
+
+    def _part(self, part: str) -> Any:
+        return self._given.get(part, _DEFAULTS[part])
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name}: a Policy is frozen; make a new one")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Policy) and self._given == other._given
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self._given.items(), key=lambda item: item[0])))
+
+    def __repr__(self) -> str:
+        return f"Policy({', '.join(f'{part}={value!r}' for part, value in self._given.items())})"
+
+
+# -- pure decisions about an open connection ---------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known about an open connection; times are seconds of one monotonic clock.
+
+    ``lifetime_ends`` and ``next_ping`` were chosen with jitter by whoever keeps the connection.
+    """
+
+    last_received: float
+    last_message: float
+    lifetime_ends: float
+    next_ping: float
+    ping_sent: float | None
+    handling_since: float | None
+    assembling_since: float | None
+    congested_since: float | None
+    reading: bool
+
+
+class Verdict(Enum):
+    """What is to be done about an open connection now."""
+
+    NOTHING = auto()
+    PING = auto()
+    ANSWERED = auto()
+    """The outstanding ping counts as answered: bytes came after it."""
+    IDLE = auto()
+    LIFETIME = auto()
+    ASSEMBLY = auto()
+    HANDLER = auto()
+    HEARTBEAT_LOST = auto()
+    STALLED = auto()
+
+
+CLOSE_FOR: dict[Verdict, tuple[ExitReason, str]] = {
+    Verdict.IDLE: (ExitReason.IDLE, "idle timeout"),
+    Verdict.LIFETIME: (ExitReason.LIFETIME, "lifetime reached"),
+    Verdict.ASSEMBLY: (ExitReason.POLICY_VIOLATION, "message took too long to arrive"),
+    Verdict.HEARTBEAT_LOST: (ExitReason.HEARTBEAT_LOST, "heartbeat lost"),
+    Verdict.STALLED: (ExitReason.OVERLOAD, "reads too slowly"),
+}
+"""Exit reason and close reason of the verdicts that close; a handler that takes too long is a crash."""
+
+
+def examine(policy: Policy, facts: Facts, now: float) -> tuple[Verdict, float]:
+    """Say what is to be done now, and when to look again at the latest."""
+    timeouts, heartbeat, stall = policy.timeouts, policy.heartbeat, policy.limits.send_stall
+    looks = [facts.lifetime_ends]
+    due = [(Verdict.LIFETIME, facts.lifetime_ends)]
+    if timeouts.handler is not None:
+        if facts.handling_since is not None:
+            due.append((Verdict.HANDLER, facts.handling_since + timeouts.handler))
+        else:
+            looks.append(now + timeouts.handler)
+    if timeouts.idle is not None:
+        due.append((Verdict.IDLE, facts.last_message + timeouts.idle))
+    if timeouts.assembly is not None:
+        if facts.assembling_since is not None and facts.reading:
+            due.append((Verdict.ASSEMBLY, facts.assembling_since + timeouts.assembly))
+        else:
+            looks.append(now + timeouts.assembly)
+    if stall is not None and facts.congested_since is not None:
+        due.append((Verdict.STALLED, facts.congested_since + stall))
+    if heartbeat is not None:
+        if facts.ping_sent is None:
+            due.append((Verdict.PING, facts.next_ping))
+        elif facts.last_received > facts.ping_sent:
+            return Verdict.ANSWERED, now
+        elif facts.reading:
+            due.append((Verdict.HEARTBEAT_LOST, facts.ping_sent + heartbeat.timeout))
+        else:
+            looks.append(now + heartbeat.timeout)  # no pong can be seen: the clock stands still
+    for verdict, deadline in due:
+        if deadline <= now:
+            return verdict, now
+        looks.append(deadline)
+    return Verdict.NOTHING, min(looks)

@@ -1,0 +1,165 @@
+"""One connection from its first byte to 101, or to the HTTP status that refuses it.
+
+The way through this file: ``Upgrade`` -> ``_asked`` (the head is there: route, checks) ->
+``on_upgrade`` of the class, if it has one -> ``_accept`` (101, the cell, the tree).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from http import HTTPStatus
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, final
+
+import anyio
+
+from actors import ConnectionActor, Refusal
+from actors.codecs import choose_codec
+from actors.connection_cell import ConnectionCell
+from actors.transports.opening import Handshake, HandshakeRefused, Opening, wants_websocket
+from actors.transports.transport import Transport
+from actors.transports.websocket import WebSocket
+from supervisor.events import UpgradeRefused, tell
+from supervisor.routes import Route
+from supervisor.tree import bounds_of
+
+if TYPE_CHECKING:
+    from supervisor.server import Server
+
+logger = logging.getLogger("supervisor")
+
+
+@final
+class Upgrade:
+    """The opening handshake of one accepted connection; forgotten by the server when it is over."""
+
+    __slots__ = ("_deadline", "_gone", "_handshake", "_opening", "_scope", "_server", "transport")
+
+    def __init__(self, server: Server, transport: Transport) -> None:
+        self._server = server
+        self._gone = False
+        self._handshake: Handshake | None = None
+        self._scope: anyio.CancelScope | None = None
+        self.transport = transport
+        self._opening = Opening(transport, self._asked, self._lost)
+        transport.sink = self._opening
+        server.upgrades.add(self)
+        handshake_timeout = server.policy.timeouts.handshake
+        self._deadline = (
+            None if handshake_timeout is None else server.runtime.timers.after(handshake_timeout, self.abort)
+        )
+
+    def abort(self) -> None:
+        """Drop the connection: its time is over, or the server stops."""
+        if self._scope is not None:
+            self._scope.cancel()
+        self.transport.abort()
+        self._lost()
+
+    def _asked(self, head: bytes) -> None:
+        server = self._server
+        if server.plain_http is not None and not wants_websocket(head):
+            self._over()
+            server.plain_http(self.transport, head + self._opening.rest())
+            return
+        try:
+            handshake = self._handshake = Handshake(head, client=self.transport.peer, max_message=None)
+            found = server.router.find(handshake.path)
+            if found is None:
+                raise HandshakeRefused(404, "no WebSocket at this path")
+            route, path_params = found
+            handshake.negotiate(route.subprotocols, path_params)
+            if not server.accepting:
+                raise HandshakeRefused(503, "the server is going down", {"Retry-After": "5"})
+            choose_codec(route.actor.codec, handshake.request.subprotocol)
+        except HandshakeRefused as refused:
+            self._refuse(refused)
+        except LookupError:
+            offer = ", ".join(route.subprotocols)
+            self._refuse(HandshakeRefused(400, f"Sec-WebSocket-Protocol: offer one of {offer}"))
+        else:
+            if _on_upgrade(route.actor) is _on_upgrade(ConnectionActor):
+                cell = self._accept(handshake, route)
+                server.runtime.spawn(cell.run, name=f"{route.actor.__name__} {cell.id}")
+            else:
+                server.runtime.spawn(
+                    self._ask_class, handshake, route, name=f"{route.actor.__name__}.on_upgrade"
+                )
+
+    async def _ask_class(self, handshake: Handshake, route: Route) -> None:
+        try:
+            with anyio.CancelScope() as self._scope:
+                answer: Any = route.actor.on_upgrade(handshake.request)
+                if type(answer) is CoroutineType:
+                    answer = await answer
+                if answer is not None and not isinstance(answer, Refusal):
+                    raise TypeError(f"on_upgrade returns None or a Refusal, not {answer!r}")
+            if self._scope.cancelled_caught:
+                return
+        except BaseException as error:
+            logger.exception("%s.on_upgrade failed", route.actor.__name__, exc_info=error)
+            answer = Refusal(500)
+        if self._gone:
+            return
+        if isinstance(answer, Refusal):
+            text = answer.reason or HTTPStatus(answer.status).phrase
+            self._refuse(HandshakeRefused(answer.status, text, answer.headers))
+        elif not self._server.accepting:
+            self._refuse(HandshakeRefused(503, "the server is going down", {"Retry-After": "5"}))
+        else:
+            await self._accept(handshake, route).run()
+
+    def _accept(self, handshake: Handshake, route: Route) -> ConnectionCell:
+        server, transport = self._server, self.transport
+        policy = route.policy_within(server.given_policy)
+        tree = server.tree
+        cell = ConnectionCell(
+            server.runtime,
+            route.actor,
+            id=secrets.token_hex(8),
+            request=handshake.request,
+            codec=choose_codec(route.actor.codec, handshake.request.subprotocol),
+            bounds=bounds_of(policy),
+            overflow=policy.overflow,
+            close=policy.timeouts.close,
+            teardown=policy.timeouts.teardown,
+            on_crash=tree.crashed,
+            on_exit=tree.exited,
+        )
+        handshake.protocol.max_message_size = policy.limits.max_message
+        transport.write(handshake.accept())
+        websocket = WebSocket(transport, handshake.protocol, cell, server.runtime.clock)
+        cell.websocket = websocket
+        self._over()
+        tree.start(cell, policy)
+        transport.sink = websocket
+        rest = self._opening.rest()
+        if rest:
+            websocket.data(rest)
+        if cell.reading:
+            transport.resume()
+        return cell
+
+    def _refuse(self, refused: HandshakeRefused) -> None:
+        """Answer, and let the handshake timeout bound how long the peer takes to go."""
+        request = self._handshake.request if self._handshake is not None else None
+        path = request.path if request is not None else ""
+        tell(self._server.hooks, UpgradeRefused(path, self.transport.peer, refused.status, refused.text))
+        self._opening.refuse(refused)
+
+    def _lost(self) -> None:
+        self._gone = True
+        if self._scope is not None:
+            self._scope.cancel()
+        self._over()
+
+    def _over(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._server.upgrades.discard(self)
+
+
+def _on_upgrade(actor: type[ConnectionActor]) -> Callable[..., object]:
+    return getattr(actor.on_upgrade, "__func__", actor.on_upgrade)

@@ -1,0 +1,109 @@
+"""Keeps one open connection to its policy: looks when something may be due, and carries it out.
+
+One timer a connection.  Nothing on the hot path knows about it: it reads the times that the
+WebSocket and the cell store anyway.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import final
+
+from actors.connection_cell import ConnectionCell
+from actors.errors import HandlerTimeout
+from actors.timers import Timer
+from supervisor.policies import CLOSE_FOR, Facts, Policy, Verdict, examine
+
+LATE = 1.0
+"""Seconds: a look that comes later than this after its time says that the process stood still."""
+
+_LIFETIME_JITTER = 0.1
+
+
+@final
+class Watch:
+    """The policy of one open connection at work."""
+
+    __slots__ = ("_cell", "_lifetime_ends", "_next_ping", "_ping_sent", "_policy", "_timer")
+
+    def __init__(self, cell: ConnectionCell, policy: Policy) -> None:
+        self._cell = cell
+        self._policy = policy
+        now = cell.runtime.clock()
+        lifetime = policy.timeouts.lifetime
+        self._lifetime_ends = math.inf if lifetime is None else now + lifetime * _spread(_LIFETIME_JITTER)
+        self._next_ping = now + self._interval()
+        self._ping_sent: float | None = None
+        _, first_look = examine(policy, self._facts(), now)
+        self._timer: Timer = cell.runtime.timers.at(first_look, self.look)
+        cell.on_congested = self._congested
+
+    def cancel(self) -> None:
+        """Look no more: the connection has ended."""
+        self._timer.cancel()
+
+    def look(self) -> None:
+        """Do what is due, and set the time of the next look."""
+        cell = self._cell
+        now = cell.runtime.clock()
+        if not cell.reading or now - self._timer.due > LATE:
+            self._restart_clocks(now)
+        while not cell.closing:
+            verdict, next_look = examine(self._policy, self._facts(), now)
+            if verdict is Verdict.NOTHING:
+                cell.runtime.timers.move(self._timer, next_look)
+                return
+            self._carry_out(verdict, now)
+
+    def _carry_out(self, verdict: Verdict, now: float) -> None:
+        cell = self._cell
+        if verdict is Verdict.PING:
+            cell.websocket.ping()
+            self._ping_sent = now
+            self._next_ping = now + self._interval()
+        elif verdict is Verdict.ANSWERED:
+            self._ping_sent = None
+        elif verdict is Verdict.HANDLER:
+            cell.crash(HandlerTimeout(f"a hook ran for more than {self._policy.timeouts.handler} s"))
+            cell.kill()
+        else:
+            cell.exit_with(*CLOSE_FOR[verdict])
+
+    def _facts(self) -> Facts:
+        cell, websocket = self._cell, self._cell.websocket
+        return Facts(
+            last_received=websocket.last_received,
+            last_message=websocket.last_message,
+            lifetime_ends=self._lifetime_ends,
+            next_ping=self._next_ping,
+            ping_sent=self._ping_sent,
+            handling_since=cell.handling_since,
+            assembling_since=websocket.assembling_since,
+            congested_since=cell.congested_since,
+            reading=cell.reading,
+        )
+
+    def _restart_clocks(self, now: float) -> None:
+        """What the peer sent could not be read, or no time could be kept: blame nobody for it."""
+        if self._ping_sent is not None:
+            self._ping_sent = now
+        if self._cell.websocket.assembling_since is not None:
+            self._cell.websocket.assembling_since = now
+        if self._cell.handling_since is not None and now - self._timer.due > LATE:
+            self._cell.handling_since = now
+
+    def _congested(self) -> None:
+        """The peer stopped reading: its time to go on may end before the next look."""
+        _, next_look = examine(self._policy, self._facts(), self._cell.runtime.clock())
+        if next_look < self._timer.deadline:
+            self._cell.runtime.timers.move(self._timer, next_look)
+
+    def _interval(self) -> float:
+        heartbeat = self._policy.heartbeat
+        return math.inf if heartbeat is None else heartbeat.interval * _spread(heartbeat.jitter)
+
+
+def _spread(jitter: float) -> float:
+    """A factor around 1, so that what began together does not end together."""
+    return 1 + random.uniform(-jitter, jitter)
