@@ -25,7 +25,7 @@ logger = logging.getLogger("actors")
 T = TypeVar("T")
 
 ABANDON_AFTER = 1.0
-"""Seconds that something cancelled at the end of the teardown timeout has to end, before it is left behind."""
+"""Seconds that what was cancelled after the teardown timeout has to end, before it is left behind."""
 
 
 @final

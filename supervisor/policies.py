@@ -31,7 +31,7 @@ def check_seconds(option: str, value: float | None, *, zero: bool = False) -> No
 
 
 def check_count(option: str, value: int | None) -> None:
-    """Raise ``ValueError`` or ``TypeError`` naming ``option`` unless ``value`` is an int over 0, or ``None``."""
+    """Raise ``ValueError`` or ``TypeError`` naming ``option`` unless it is an int over 0, or ``None``."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
