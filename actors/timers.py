@@ -97,6 +97,11 @@ class Timers:
                 callback()
             except Exception:
                 logger.exception("a timer's callback failed")
+        return self.next_look
+
+    @property
+    def next_look(self) -> float:
+        """When ``fire`` is to be called next: a deadline or earlier; infinity when there is none."""
         return self._heap[0][0] if self._heap else math.inf
 
     async def run(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol, cast, final
@@ -104,7 +105,9 @@ class AsyncioBackend:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.clock: Callable[[], float] = loop.time
+        # Not loop.time: uvloop's stands still within a turn of the loop and counts whole milliseconds,
+        # so that a pong which comes at once would not be later than its ping.
+        self.clock: Callable[[], float] = time.monotonic
         self.cancelled: type[BaseException] = asyncio.CancelledError
 
     def parker(self) -> Parker:

@@ -127,6 +127,8 @@ class Server:
         self.accepting = True
         self.plain_http = plain_http
         """Who gets a connection whose first request is no upgrade; without it that is answered 426."""
+        self.bound: Sequence[socket.socket] | None = None
+        """Listening sockets to take over in the place of an address: bound before the event loop runs."""
         self._tcp_address, self._sock = (host, port or 0), sock
         self._unix = None if unix is None else os.fspath(unix)
         self._ssl = ssl
@@ -267,6 +269,8 @@ class Server:
         Upgrade(self, transport)
 
     async def _bind(self) -> list[socket.socket]:
+        if self.bound is not None:
+            return list(self.bound)
         if self._sock is not None:
             self._sock.setblocking(False)
             return [self._sock]

@@ -31,10 +31,13 @@ class AsyncioTransport(asyncio.Protocol):
         "_pending",
         "_transport",
         "congested",
+        "coupled",
         "sink",
     )
 
     sink: Sink
+    coupled: bool
+    """Whether reading stands still while the write buffer is over its high water mark."""
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class AsyncioTransport(asyncio.Protocol):
         self._ended = False
         self._lost = False
         self.congested = False
+        self.coupled = True
 
     # -- called by the event loop --------------------------------------------------------------
 
@@ -139,7 +143,7 @@ class AsyncioTransport(asyncio.Protocol):
         transport = self._transport
         if transport is None or self._lost or transport.is_closing():
             return
-        if self._paused or (self.congested and not self._ended):
+        if self._paused or (self.coupled and self.congested and not self._ended):
             transport.pause_reading()
         else:
             transport.resume_reading()
