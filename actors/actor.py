@@ -11,6 +11,7 @@ from actors.errors import ActorMisuse
 if TYPE_CHECKING:
     from actors.cell import Cell
     from actors.ref import ActorRef
+    from actors.runtime import Topics
 
 T = TypeVar("T")
 
@@ -98,6 +99,32 @@ class Actor:
     def cancel_timer(self, key: Hashable) -> bool:
         """Cancel a timer, a firing that is queued already included; tell whether there was one."""
         return self._own_cell.incarnation.cancel_timer(key)
+
+    def join(self, topic: str) -> None:
+        """Get what is published to ``topic``: a connection sends it to its peer, a service in ``on_info``.
+
+        The membership ends with the actor, whatever ended it, and lives through its restarts.
+        """
+        self._topics.join(topic, self._own_cell)
+
+    def leave(self, topic: str) -> None:
+        """Take ``join`` back; nothing happens without it."""
+        self._topics.leave(topic, self._own_cell)
+
+    def publish(self, topic: str, message: Any) -> None:
+        """Give ``message`` to every member of ``topic``, this actor too if it joined; returns at once.
+
+        For connections it is encoded once for each codec.  A member that does not keep up holds up
+        nobody: past its send limit it is closed with 1013.
+        """
+        self._topics.publish(topic, message)
+
+    @property
+    def _topics(self) -> Topics:
+        topics = self._own_cell.runtime.topics
+        if topics is None:
+            raise ActorMisuse("topics need a supervisor: serve(), supervise() or Supervisor")
+        return topics
 
     @property
     def _own_cell(self) -> Cell:

@@ -23,13 +23,25 @@ from actors.actor import Actor
 from actors.errors import HandlerTimeout, MailboxFull
 from actors.incarnation import ABANDON_AFTER, FiredTimer, Incarnation
 from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Admission, Bounds, Mailbox, Overflow, Told
-from actors.messages import CloseReport, Down, ExitReason
+from actors.messages import CloseReport, Down, ExitReason, Restarted
 from actors.ref import ActorRef, Asked
 from actors.runtime import Runtime
-from actors.wakeup import Waiter
+from actors.timers import Timer
+from actors.wakeup import Waiter, innermost_frame
 
 STOP = Told(None)
 """In the control lane or behind the last message of the data lane: end the loop here."""
+
+
+class Reaction(Enum):
+    """What is done about a crash; whoever made the cell decides."""
+
+    STOP = auto()
+    """The actor ends."""
+    RESUME = auto()
+    """The failing message is a dead letter, the state stays."""
+    RESTART = auto()
+    """A new instance takes over the mailbox."""
 
 
 class CellState(Enum):
@@ -47,12 +59,17 @@ class Cell:
     """One actor at work.  For the thread of its event loop, but for what ``ActorRef`` calls."""
 
     __slots__ = (
+        "_crash",
+        "_hook_timer",
         "_make",
         "_monitors",
         "_on_crash",
         "_on_exit",
+        "_on_started",
         "_overflow",
         "_parker",
+        "_restart_delay",
+        "_restarting",
         "_scope",
         "_task",
         "_teardown",
@@ -81,7 +98,9 @@ class Cell:
         bounds: Bounds = DEFAULT_BOUNDS,
         overflow: Overflow = Overflow.RAISE,
         teardown: float | None = 5.0,
-        on_crash: Callable[[Cell, BaseException], None] | None = None,
+        on_crash: Callable[[Cell, BaseException], Reaction] | None = None,
+        restart_delay: Callable[[Cell], float] | None = None,
+        on_started: Callable[[Cell], None] | None = None,
         on_exit: Callable[[Cell], None] | None = None,
     ) -> None:
         self.runtime = runtime
@@ -103,6 +122,11 @@ class Cell:
         self._teardown = teardown
         self._on_crash = on_crash
         self._on_exit = on_exit
+        self._on_started = on_started
+        self._restart_delay = restart_delay
+        self._restarting = False
+        self._crash: BaseException | None = None  # what the next incarnation is for
+        self._hook_timer: Timer | None = None
         self._parker = runtime.backend.parker()
         self._scope = anyio.CancelScope()
         self._task: object = None
@@ -119,6 +143,17 @@ class Cell:
         """Whether the actor has ended and is torn down."""
         return self.state is CellState.STOPPED
 
+    def where(self) -> str | None:
+        """Where the running hook waits, as ``file:line in function``; ``None`` between hooks."""
+        if self.handling_since is None or self._task is None:
+            return None
+        frame = innermost_frame(self._task)
+        return (
+            None
+            if frame is None
+            else f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        )
+
     def is_own_task(self, task: object) -> bool:
         """Whether ``task`` runs the actor's hooks, or belongs to its incarnation."""
         return task is not None and (task is self._task or self.incarnation.owns(task))
@@ -128,29 +163,57 @@ class Cell:
     async def run(self) -> None:
         """Run the actor from its first hook to the end of its teardown; the body of its task."""
         self._task = task = self.runtime.backend.current_task()
-        try:
-            with self._scope:
-                await self._live()
-        except BaseException as error:
-            self.hook_failed(error)
-        while self.state in (CellState.STARTING, CellState.RUNNING):  # the hook was cancelled by `kill`
+        fresh = True
+        while True:
+            try:
+                with self._scope:
+                    if fresh:
+                        await self._begin_life()
+                    await self._loop()
+            except BaseException as error:
+                if self.runtime.ending:
+                    raise
+                self.crash(error)
+            if self._crash is not None:
+                fresh = await self._end_life()
+                if not fresh:
+                    break
+            elif self._scope.cancel_called and self.restartable:
+                fresh = False  # the hook was cancelled, and its actor goes on
+            else:
+                break
+            self._scope = anyio.CancelScope()
+        while self.state in (CellState.STARTING, CellState.RUNNING):
             await self._parker.park()
         if self._task is task:
             self._task = None
         await self._tear_down()
 
-    async def _live(self) -> None:
+    async def _begin_life(self) -> None:
+        error, self._crash = self._crash, None
+        self._restarting = error is not None
         try:
-            self.actor = self._make()
-            self.actor._cell = self
-        except BaseException as error:
-            self.hook_failed(error)
+            actor = self._make()
+            actor._cell = self
+            self.actor = actor
+        except BaseException as raised:
+            self.hook_failed(raised)
         else:
-            if self.state is CellState.STARTING:
+            if error is not None:
+                await self.call(self.actor.on_restart, error)
+            elif self.state is CellState.STARTING:
                 self.state = CellState.RUNNING
                 await self.call(self._first_hook())
+        self._restarting = False
+        if self._crash is None and self.restartable:
+            if error is not None:
+                self._tell_monitors(Restarted(self.ref, self.incarnation.number, error))
+            elif self._on_started is not None:
+                self._on_started(self)
+
+    async def _loop(self) -> None:
         pop = self.mailbox.pop
-        while True:
+        while self._crash is None:
             message = pop()
             if message is EMPTY:
                 await self._parker.park()
@@ -159,42 +222,74 @@ class Cell:
             else:
                 await self.dispatch(message)
 
-    async def dispatch(self, message: Any) -> None:
-        """Give one message to its hook."""
-        assert self.actor is not None, "a cell without an actor is crashed, and its lanes are empty"
-        if isinstance(message, Asked):
-            if not message.over:
-                answer = await self.call(self.actor.on_info, message.message)
-                if answer is FAILED:
-                    message.fail(f"{self.ref!r} crashed before it answered")
-                else:
-                    message.reply(answer)
-        elif isinstance(message, FiredTimer):
-            if not message.cancelled:
-                self.incarnation.timer_handled(message)
-                await self.call(self.actor.on_info, message.message)
-        elif isinstance(message, Told):
-            await self.call(self.actor.on_info, message.message)
-        else:
-            await self.call(self.actor.on_info, message)
+    @property
+    def restartable(self) -> bool:
+        """Whether a crash may still lead to a new incarnation."""
+        return self.state is CellState.RUNNING
 
-    async def call(self, hook: Callable[..., Any], *args: Any) -> Any:
-        """Run one hook, plain or async; gives what it returns, or ``FAILED`` after a crash."""
+    async def _end_life(self) -> bool:
+        """End the incarnation that crashed, wait for the next one's time; tell whether it comes."""
+        self.incarnation.cancel_timers()
+        self.leaks += await self.incarnation.end_tasks(self._teardown)
+        self.leaks += await self.incarnation.release(self._teardown)
+        delay = 0.0 if self._restart_delay is None else self._restart_delay(self)
+        await self.runtime.wait(self._parker, lambda: not self.restartable, delay)
+        if not self.restartable:
+            return False
+        self.incarnation = Incarnation(self, self.incarnation.number + 1)
+        return True
+
+    def _tell_monitors(self, message: Down | Restarted) -> None:
+        for monitor in self._monitors:
+            monitor.put_control(message)
+
+    async def dispatch(self, message: Any) -> None:
+        """Give one message to its hook; one whose hook crashes becomes a dead letter."""
+        actor = self.actor
+        assert actor is not None, "a cell without an actor has crashed, and its lanes are empty"
+        if not isinstance(message, Told):
+            await self.call(actor.on_info, message)
+            return
+        if isinstance(message, Asked) and message.over:
+            return
+        if isinstance(message, FiredTimer):
+            if message.cancelled:
+                return
+            self.incarnation.timer_handled(message)
+        self.handling_since = self.runtime.clock()
+        try:
+            answer = actor.on_info(message.message)
+            if type(answer) is CoroutineType:
+                answer = await answer
+        except BaseException as error:
+            if not self.harmless(error):
+                self.dead_letter(message, "crashed")
+            self.hook_failed(error)
+        else:
+            if isinstance(message, Asked):
+                message.reply(answer)
+        finally:
+            self.handling_since = None
+
+    async def call(self, hook: Callable[..., Any], *args: Any) -> None:
+        """Run one hook, plain or async, that handles no message of the data lane."""
         self.handling_since = self.runtime.clock()
         try:
             result = hook(*args)
             if type(result) is CoroutineType:
-                result = await result
-            return result
+                await result
         except BaseException as error:
             self.hook_failed(error)
-            return FAILED
         finally:
             self.handling_since = None
 
     def _first_hook(self) -> Callable[[], Any]:
         assert self.actor is not None
         return self.actor.on_start
+
+    def harmless(self, error: BaseException) -> bool:
+        """Whether a hook may raise ``error`` without having crashed."""
+        return False
 
     def hook_failed(self, error: BaseException) -> None:
         """A hook raised ``error``: pass on the cancellation that we asked for, crash for the rest."""
@@ -204,17 +299,29 @@ class Cell:
             raise error
         self.crash(error)
 
-    def task_failed(self, error: BaseException, name: str) -> None:
+    def task_failed(self, error: BaseException) -> None:
         """A task or a resource of the incarnation raised ``error``."""
         if self.runtime.ending and isinstance(error, self.runtime.cancelled):
             raise error
         self.crash(error)
+        if self._crash is error:
+            self.kill()  # the running hook belongs to the incarnation that is over
 
     def crash(self, error: BaseException) -> None:
-        """End the actor because of ``error``; while it ends anyway, only tell."""
-        if self._on_crash is not None:
-            self._on_crash(self, error)
-        if self.error is None and self.state in (CellState.STARTING, CellState.RUNNING):
+        """Do about ``error`` what whoever made the cell decides; while the actor ends, only tell."""
+        if self.harmless(error):
+            return
+        reaction = Reaction.STOP if self._on_crash is None else self._on_crash(self, error)
+        if self.error is not None or self._crash is not None:
+            return
+        if reaction is Reaction.STOP or self._restarting or not self.restartable:
+            self._end_because(error)
+        elif reaction is Reaction.RESTART:
+            self._crash = error
+            self._parker.wake()
+
+    def _end_because(self, error: BaseException) -> None:
+        if self.state in (CellState.STARTING, CellState.RUNNING):
             self.error = error
             self.exit_with(reason_of(error))
 
@@ -230,29 +337,44 @@ class Cell:
 
     def end_loop(self) -> None:
         """Let no further message in or out of the mailbox; the running hook has the teardown timeout."""
-        self.state = CellState.STOPPING if self.state is not CellState.STOPPED else self.state
+        if self.state is CellState.STOPPED:
+            return
+        if self.state is not CellState.TEARING_DOWN:
+            self.state = CellState.STOPPING
         self.mailbox.open = False
         self.mailbox.put_control(STOP)
         self._parker.wake()
-        if self.handling_since is not None and self._teardown is not None:
-            self.runtime.timers.after(self._teardown, self._cancel_hook)
+        if self.handling_since is not None:
+            self._set_hook_timer(self._teardown, self._cancel_hook)
 
     def kill(self) -> None:
-        """Cancel the running hook now; ``end_loop`` has been called or follows."""
+        """Cancel the running hook now; it has the teardown timeout to end."""
         if self.handling_since is not None:
             self._scope.cancel()
-            if self._teardown is not None:
-                self.runtime.timers.after(self._teardown, self._abandon_hook)
+            self._set_hook_timer(self._teardown, self._abandon_hook)
 
     def _cancel_hook(self) -> None:
-        if self._task is not None and self.state is CellState.STOPPING:
+        if self.handling_since is not None:
             self._scope.cancel()
-            self.runtime.timers.after(ABANDON_AFTER, self._abandon_hook)
+            self._set_hook_timer(ABANDON_AFTER, self._abandon_hook)
 
     def _abandon_hook(self) -> None:
-        if self._task is not None and self.state is CellState.STOPPING:
+        """The hook swallowed its cancellation: go on without it."""
+        if self.handling_since is None or self._task is None:
+            return
+        if self.state is CellState.STOPPING:
             self.leaks.append(f"a hook of {self.kind}")
+            self._task = None
             self.runtime.spawn(self._tear_down, name=f"teardown of {self.id}")
+        elif self._crash is not None:
+            error, self._crash = self._crash, None
+            self._end_because(error)
+
+    def _set_hook_timer(self, delay: float | None, call: Callable[[], None]) -> None:
+        if self._hook_timer is not None:
+            self._hook_timer.cancel()
+        if delay is not None:
+            self._hook_timer = self.runtime.timers.after(delay, call)
 
     # -- the teardown --------------------------------------------------------------------------
 
@@ -262,6 +384,8 @@ class Cell:
         self.state = CellState.TEARING_DOWN
         began = self.runtime.clock()
         self.mailbox.open = False
+        if self._hook_timer is not None:
+            self._hook_timer.cancel()
         self.incarnation.cancel_timers()
         self.leaks += await self.incarnation.end_tasks(self._teardown)
         await self._run_last_hook()
@@ -307,9 +431,7 @@ class Cell:
         for message in mailbox.clear_data():
             self.dead_letter(message, "undelivered")
         mailbox.control.clear()
-        down = self.down()
-        for monitor in self._monitors:
-            monitor.put_control(down)
+        self._tell_monitors(self.down())
         self._monitors.clear()
         if self._on_exit is not None:
             self._on_exit(self)
@@ -390,7 +512,7 @@ class Cell:
     def dead_letter(self, message: Any, reason: str) -> None:
         """Take note of a message that no hook will see, and fail the ask that it was."""
         if isinstance(message, Asked):
-            message.fail(f"{self.ref!r} is closing or has ended" if reason != "overflow" else "mailbox full")
+            message.fail(f"{self.ref!r} did not take the message: {reason}")
         if message is STOP or isinstance(message, FiredTimer):
             return
         self.runtime.dead_letters.add(
@@ -414,10 +536,6 @@ class Cell:
 def reason_of(error: BaseException) -> ExitReason:
     """The exit reason of an actor that crashed with ``error``."""
     return ExitReason.HANDLER_TIMEOUT if isinstance(error, HandlerTimeout) else ExitReason.CRASH
-
-
-FAILED = object()
-"""What ``Cell.call`` gives when the hook crashed."""
 
 
 def _is_cancellation(error: BaseException, cancelled: type[BaseException]) -> bool:

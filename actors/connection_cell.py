@@ -16,7 +16,7 @@ from dataclasses import replace
 from types import CoroutineType
 from typing import Any
 
-from actors.cell import STOP, Cell, CellState, reason_of
+from actors.cell import STOP, Cell, CellState, Reaction, reason_of
 from actors.closing import Action, ClosingState, Signal, step
 from actors.codecs import Codec, RawCodec
 from actors.codes import CloseCode, fit_reason
@@ -43,17 +43,19 @@ class ConnectionCell(Cell):
 
     __slots__ = (
         "_began_at",
+        "_between_lives",
         "_close",
         "_close_deadline",
         "_close_timeout",
-        "_codec",
         "_initiator",
         "_late",
         "_paused",
         "_raw",
+        "_send_limit",
         "_state",
         "_wire_waiters",
         "_writers",
+        "codec",
         "congested_since",
         "messages_in",
         "messages_out",
@@ -76,8 +78,10 @@ class ConnectionCell(Cell):
         bounds: Bounds = DEFAULT_BOUNDS,
         overflow: Overflow = Overflow.RAISE,
         close: float | None = 10.0,
+        send_limit: int | None = None,
         teardown: float | None = 5.0,
-        on_crash: Callable[[Cell, BaseException], None] | None = None,
+        on_crash: Callable[[Cell, BaseException], Reaction] | None = None,
+        restart_delay: Callable[[Cell], float] | None = None,
         on_exit: Callable[[Cell], None] | None = None,
     ) -> None:
         super().__init__(
@@ -88,6 +92,7 @@ class ConnectionCell(Cell):
             overflow=overflow,
             teardown=teardown,
             on_crash=on_crash,
+            restart_delay=restart_delay,
             on_exit=on_exit,
         )
         self.request = request
@@ -96,16 +101,18 @@ class ConnectionCell(Cell):
         self.congested_since: float | None = None
         """Since when a sender has waited for the peer to read."""
         self.on_congested: Callable[[], None] | None = None
-        self._codec = codec
+        self.codec = codec
         self._raw = isinstance(codec, RawCodec)
         self._state = ClosingState.OPEN
         self._close: Close | None = None
         self._close_timeout = close
+        self._send_limit = send_limit
         self._close_deadline: Timer | None = None
         self._initiator = Initiator.LOCAL
         self._began_at = 0.0
         self._late = 0
         self._paused = False
+        self._between_lives = False
         self._writers: list[Parker] = []
         self._wire_waiters: list[Waiter] = []
 
@@ -119,7 +126,7 @@ class ConnectionCell(Cell):
         self.messages_in += 1
         if not self.mailbox.put_inbound(message) and not self._paused:
             self._paused = True
-            self.websocket.transport.pause()
+            self._apply_reading()
         self._parker.wake()
 
     async def dispatch(self, message: Any) -> None:
@@ -133,10 +140,10 @@ class ConnectionCell(Cell):
             return
         if self._paused and self.mailbox.may_resume:
             self._paused = False
-            self.websocket.transport.resume()
+            self._apply_reading()
         if not self._raw:
             try:
-                message = self._codec.decode(message)
+                message = self.codec.decode(message)
             except PayloadRefused as error:
                 self.dead_letter(message, "refused by the codec")
                 self.close(Close(error.code, fit_reason(str(error))))
@@ -149,28 +156,46 @@ class ConnectionCell(Cell):
             if type(result) is CoroutineType:
                 await result
         except BaseException as error:
+            if not self.harmless(error):
+                self.dead_letter(message, "crashed")
             self.hook_failed(error)
         finally:
             self.handling_since = None
 
     def send(self, message: Any) -> None:
         """Queue one message for the peer."""
-        data = message if self._raw and type(message) is str else self._codec.encode(message)
+        data = message if self._raw and type(message) is str else self.codec.encode(message)
         if self.closing:
             code, reason = self.websocket.sent or self.websocket.received or (CloseCode.ABNORMAL_CLOSURE, "")
             raise ConnectionClosing(code, reason, self.report)
         self.websocket.send(data)
         self.messages_out += 1
 
+    def publish_frame(self, frame: bytes) -> None:
+        """Queue a message that was encoded once for many; one that does not read is closed with 1013."""
+        if self.closing:
+            return
+        transport = self.websocket.transport
+        if self._send_limit is not None and transport.buffered + len(frame) > self._send_limit:
+            self.exit_with(ExitReason.OVERLOAD, "reads too slowly")
+            return
+        self.websocket.send_frame(frame)
+        self.messages_out += 1
+        if transport.congested:
+            self._note_congestion()
+
+    def _note_congestion(self) -> None:
+        if self.congested_since is None:
+            self.congested_since = self.runtime.clock()
+            if self.on_congested is not None:
+                self.on_congested()
+
     async def wait_writable(self) -> None:
         """Wait until the write buffer is below its high water mark; raises ``ConnectionClosing``."""
         transport = self.websocket.transport
         parker = self.runtime.backend.parker()
         self._writers.append(parker)
-        if self.congested_since is None:
-            self.congested_since = self.runtime.clock()
-            if self.on_congested is not None:
-                self.on_congested()
+        self._note_congestion()
         try:
             while transport.congested and not self.closing:
                 await parker.park()
@@ -186,7 +211,13 @@ class ConnectionCell(Cell):
     @property
     def reading(self) -> bool:
         """Whether what the peer sends is read at the moment."""
-        return not self._paused and not self.websocket.transport.congested
+        return not self._paused and not self._between_lives and not self.websocket.transport.congested
+
+    def _apply_reading(self) -> None:
+        if (self._paused or self._between_lives) and not self.closing:
+            self.websocket.transport.pause()
+        else:
+            self.websocket.transport.resume()
 
     # -- the close -----------------------------------------------------------------------------
 
@@ -202,7 +233,7 @@ class ConnectionCell(Cell):
 
     def prepare(self, close: Close) -> Close:
         """Encode the notice of ``close`` for this connection; its errors are the caller's."""
-        return close if close.notice is None else replace(close, notice=self._codec.encode(close.notice))
+        return close if close.notice is None else replace(close, notice=self.codec.encode(close.notice))
 
     def close(self, close: Close) -> None:
         """Close, now or later; the first close wins, a later one without delay makes it go now."""
@@ -229,19 +260,33 @@ class ConnectionCell(Cell):
         """Close with the code of ``reason``."""
         self.close(Close(reason.close_code, text, exit_reason=reason))
 
-    def crash(self, error: BaseException) -> None:
+    def harmless(self, error: BaseException) -> bool:
+        """Whether a hook only found out in the middle of its work that the connection closes."""
+        return isinstance(error, ConnectionClosing) and self._state is not ClosingState.OPEN
+
+    def _end_because(self, error: BaseException) -> None:
         """Close with 1011 and an empty reason: no detail leaks to the peer."""
-        if isinstance(error, ConnectionClosing) and self._state is not ClosingState.OPEN:
-            return  # a hook found out in the middle of its work that the connection closes
-        if self._on_crash is not None:
-            self._on_crash(self, error)
-        if self.state in (CellState.STARTING, CellState.RUNNING):
-            if self.error is None:
-                self.error = error
-                self.exit_with(reason_of(error))
+        if self.state is CellState.STOPPING:
+            self.end_loop()  # what the peer sent before its end is not for an actor that crashed
+        elif self.error is None:
+            self.error = error
+            self.exit_with(reason_of(error))
             self._clear()
-        elif self.state is CellState.STOPPING:
-            self.end_loop()
+
+    @property
+    def restartable(self) -> bool:
+        """Whether a crash may still lead to a new incarnation: the socket is open."""
+        return super().restartable and not self.closing
+
+    async def _end_life(self) -> bool:
+        """As any cell, with reading paused meanwhile."""
+        self._between_lives = True
+        self._apply_reading()
+        try:
+            return await super()._end_life()
+        finally:
+            self._between_lives = False
+            self._apply_reading()
 
     def _begin(self, close: Close) -> None:
         self._close = close

@@ -77,3 +77,11 @@ class PayloadTooBig(PayloadRefused):
     """The payload is well formed but larger than allowed (RFC 6455, section 7.4.1: 1009)."""
 
     code = 1009
+
+
+class ChildStartFailed(ActorError):
+    """A supervisor could not start one of its children; ``__cause__`` says why."""
+
+
+class RestartLimitReached(ActorError):
+    """A child crashed more often than its supervisor may start it again; ``__cause__`` is the last crash."""

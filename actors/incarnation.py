@@ -120,7 +120,7 @@ class Incarnation:
             with own.scope:
                 await function(*args)
         except BaseException as error:
-            self._cell.task_failed(error, own.name)
+            self._cell.task_failed(error)
         finally:
             self._tasks.discard(own)
             self._parker.wake()
@@ -182,7 +182,7 @@ class Incarnation:
         elif not resource.released:
             lost = ResourceLost(f"{resource.name} ended while its actor was alive")
             lost.__cause__ = resource.error
-            self._cell.task_failed(lost, resource.name)
+            self._cell.task_failed(lost)
         elif resource.error is not None:
             logger.error("leaving %s failed", resource.name, exc_info=resource.error)
 

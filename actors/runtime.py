@@ -11,12 +11,15 @@ import threading
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 from anyio.abc import TaskGroup
 
 from actors.timers import Timers
 from actors.wakeup import Parker, current_backend
+
+if TYPE_CHECKING:
+    from actors.cell import Cell
 
 logger = logging.getLogger("actors")
 
@@ -46,6 +49,19 @@ class DeadLetters:
         self.last.append(DeadLetter(message, recipient, reason))
 
 
+class Topics(Protocol):
+    """Groups of actors under names; a supervisor provides them."""
+
+    def join(self, topic: str, cell: Cell) -> None:
+        """Let ``cell`` get what is published to ``topic``."""
+
+    def leave(self, topic: str, cell: Cell) -> None:
+        """Take ``join`` back."""
+
+    def publish(self, topic: str, message: object) -> None:
+        """Give ``message`` to every member; from any thread."""
+
+
 @final
 class Runtime:
     """The surroundings of the actors on one event loop.
@@ -54,7 +70,16 @@ class Runtime:
     running event loop.
     """
 
-    __slots__ = ("_task_group", "_thread", "backend", "cancelled", "clock", "dead_letters", "timers")
+    __slots__ = (
+        "_task_group",
+        "_thread",
+        "backend",
+        "cancelled",
+        "clock",
+        "dead_letters",
+        "timers",
+        "topics",
+    )
 
     def __init__(self, task_group: TaskGroup, clock: Callable[[], float] | None = None) -> None:
         self.backend = current_backend()
@@ -62,6 +87,7 @@ class Runtime:
         self.clock = self.backend.clock if clock is None else clock
         self.timers = Timers(self.clock)
         self.dead_letters = DeadLetters()
+        self.topics: Topics | None = None
         self._task_group = task_group
         self._thread = threading.get_ident()
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from types import CoroutineType, FrameType
 from typing import Any, Protocol, cast, final
 
 import trio
@@ -153,6 +154,15 @@ def current_backend() -> Backend:
     if isinstance(token, asyncio.AbstractEventLoop):
         return AsyncioBackend(token)
     return TrioBackend(cast(trio.lowlevel.TrioToken, token))
+
+
+def innermost_frame(task: object) -> FrameType | None:
+    """The frame in which a suspended asyncio or trio task waits."""
+    awaited: Any = task.get_coro() if isinstance(task, asyncio.Task) else getattr(task, "coro", None)
+    frame: FrameType | None = None
+    while isinstance(awaited, CoroutineType):
+        frame, awaited = awaited.cr_frame or frame, awaited.cr_await
+    return frame
 
 
 @final

@@ -7,16 +7,23 @@ except ImportError as error:  # pragma: no cover - only in a broken environment
         "supervisor: the package 'actors' of connection-supervisor is missing or another one; "
         "install connection-supervisor into an environment of its own"
     ) from error
+from actors.errors import ChildStartFailed, RestartLimitReached
 from supervisor.drain import DrainReport
+from supervisor.inspection import Description
 from supervisor.policies import Backoff, Heartbeat, Limits, OnCrash, Policy, RestartLimit, Timeouts
 from supervisor.registry import Registry
 from supervisor.routes import Route
 from supervisor.server import Server, serve
-from supervisor.specs import ChildSpec, Restart
+from supervisor.specs import ChildSpec
+from supervisor.strategies import AutoShutdown, Restart, Strategy
+from supervisor.tree import Supervisor, Tree
 
 __all__ = [
+    "AutoShutdown",
     "Backoff",
     "ChildSpec",
+    "ChildStartFailed",
+    "Description",
     "DrainReport",
     "Heartbeat",
     "Limits",
@@ -26,13 +33,17 @@ __all__ = [
     "Registry",
     "Restart",
     "RestartLimit",
+    "RestartLimitReached",
     "Route",
     "Server",
+    "Strategy",
+    "Supervisor",
     "Timeouts",
+    "Tree",
     "serve",
 ]
 
 for _name in __all__:
-    if _name != "Overflow":
+    if globals()[_name].__module__.startswith(__name__):
         globals()[_name].__module__ = __name__  # a traceback names things as users import them
 del _name

@@ -57,6 +57,14 @@ class ActorCrashed:
 
 
 @dataclass(frozen=True, slots=True)
+class ActorRestarted:
+    """A new life follows the crash of ``ref``; a connection keeps its ref, a service gets a new one."""
+
+    ref: ActorRef
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerStarted:
     """The listeners are open: ``addresses`` as people write them."""
 
@@ -68,7 +76,15 @@ class ServerStopped:
     """Everything has ended."""
 
 
-Event = ConnectionOpened | ConnectionClosed | UpgradeRefused | ActorCrashed | ServerStarted | ServerStopped
+Event = (
+    ConnectionOpened
+    | ConnectionClosed
+    | UpgradeRefused
+    | ActorCrashed
+    | ActorRestarted
+    | ServerStarted
+    | ServerStopped
+)
 
 
 class Hook(Protocol):
@@ -87,6 +103,8 @@ def log_event(event: Event, /) -> None:
         _log_closed(event)
     elif isinstance(event, ActorCrashed):
         logger.error("%r crashed", event.ref, exc_info=event.error)
+    elif isinstance(event, ActorRestarted):
+        logger.info("%r: incarnation %d follows", event.ref, event.incarnation)
     elif isinstance(event, UpgradeRefused):
         logger.info(
             "upgrade of %r from %s refused with %d %r", event.path, event.client, event.status, event.reason
@@ -150,6 +168,7 @@ def tell(hooks: Sequence[Hook], event: Event) -> None:
 
 __all__ = [
     "ActorCrashed",
+    "ActorRestarted",
     "ConnectionClosed",
     "ConnectionOpened",
     "Event",

@@ -191,13 +191,13 @@ class Backoff:
         check_fraction("jitter", self.jitter)
 
 
-class _NotGiven(Enum):
-    """Says that a part of a policy was left open; ``None`` cannot, as ``heartbeat=None`` means something."""
+class NotGiven(Enum):
+    """Says that an option was left open; ``None`` cannot, where ``None`` means something."""
 
     NOT_GIVEN = auto()
 
 
-_OPEN = _NotGiven.NOT_GIVEN
+NOT_GIVEN = NotGiven.NOT_GIVEN
 _DEFAULTS: Mapping[str, Any] = {
     "timeouts": Timeouts(),
     "heartbeat": Heartbeat(),
@@ -223,13 +223,13 @@ class Policy:
     def __init__(
         self,
         *,
-        timeouts: Timeouts | _NotGiven = _OPEN,
-        heartbeat: Heartbeat | _NotGiven | None = _OPEN,
-        limits: Limits | _NotGiven = _OPEN,
-        crash: OnCrash | _NotGiven = _OPEN,
-        restarts: RestartLimit | _NotGiven = _OPEN,
-        backoff: Backoff | _NotGiven = _OPEN,
-        overflow: Overflow | _NotGiven = _OPEN,
+        timeouts: Timeouts | NotGiven = NOT_GIVEN,
+        heartbeat: Heartbeat | NotGiven | None = NOT_GIVEN,
+        limits: Limits | NotGiven = NOT_GIVEN,
+        crash: OnCrash | NotGiven = NOT_GIVEN,
+        restarts: RestartLimit | NotGiven = NOT_GIVEN,
+        backoff: Backoff | NotGiven = NOT_GIVEN,
+        overflow: Overflow | NotGiven = NOT_GIVEN,
     ) -> None:
         parts = {
             "timeouts": timeouts,
@@ -240,7 +240,7 @@ class Policy:
             "backoff": backoff,
             "overflow": overflow,
         }
-        given = {part: value for part, value in parts.items() if value is not _OPEN}
+        given = {part: value for part, value in parts.items() if value is not NOT_GIVEN}
         for part, value in given.items():
             expected = type(_DEFAULTS[part])
             if not isinstance(value, expected) and not (part == "heartbeat" and value is None):

@@ -1,9 +1,7 @@
 """``serve``: WebSockets of actor classes at paths, inside the caller's own asyncio or trio program.
 
-Structure: the body of ``async with serve(...)`` runs in the caller's task.  Everything else runs in
-one task group of a host task that is shielded from the caller's cancellation, so that a cancelled
-program still closes its connections: the body sees the cancellation, and leaving the block stops
-the host within the close and teardown timeouts.
+The way of a connection: ``listeners`` -> ``_accepted`` -> ``Upgrade`` -> ``ConnectionSupervisor``.
+The life of the server is ``running``: ``_start``, the caller's block, ``_end``; see ``hosting``.
 """
 
 from __future__ import annotations
@@ -14,27 +12,33 @@ import socket
 import ssl as tls
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
+from types import TracebackType
 from typing import final
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskStatus
 
-from actors import ConnectionActor
+from actors import Actor, ConnectionActor, ExitReason
 from actors.codes import CloseCode
-from actors.messages import Close, ExitReason
+from actors.errors import ActorMisuse
+from actors.messages import Close
 from actors.runtime import Runtime
 from actors.transports.transport import Transport
 from actors.wakeup import Waiter
+from supervisor.connections import Connections, ConnectionSupervisor
 from supervisor.drain import DrainReport, drain
 from supervisor.events import Hook, ServerStarted, ServerStopped, log_event, tell
-from supervisor.listeners import addresses_of, bind_tcp, bind_unix, listen
+from supervisor.hosting import Host, hosted
+from supervisor.listeners import Listeners, addresses_of, bind_tcp, bind_unix, listen
 from supervisor.policies import Policy, check_seconds
 from supervisor.registry import Registry
 from supervisor.routes import Route, Router
 from supervisor.specs import ChildSpec
-from supervisor.tree import Connections, ConnectionSupervisor, ServiceSupervisor
+from supervisor.strategies import Strategy
+from supervisor.surroundings import Surroundings
+from supervisor.tree import Root, Supervisor, Tree
 from supervisor.upgrade import Upgrade
 
 logger = logging.getLogger("supervisor")
@@ -51,19 +55,25 @@ def serve(
     sock: socket.socket | None = None,
     ssl: tls.SSLContext | None = None,
     policy: Policy | None = None,
-    children: Sequence[ChildSpec] = (),
+    strategy: Strategy = Strategy.ONE_FOR_ONE,
+    children: Sequence[ChildSpec | Supervisor | type[Actor]] = (),
     hooks: Sequence[Hook] = (log_event,),
-) -> AbstractAsyncContextManager[Server]:
+) -> Server:
     """Serve actor classes at paths, for as long as the ``async with`` block runs.
 
     ``routes`` maps a path (``"/rooms/:room"``) to a ``ConnectionActor`` subclass or a ``Route``.
     Listens on ``host`` and ``port`` (by default any free one: ``server.port`` tells), or on the Unix
     socket ``unix``, or on the bound socket ``sock``, which it takes over.  ``ssl`` turns on TLS.
-    ``policy`` is for what classes and routes leave open.  ``children`` are services that run beside
-    the connections.  ``hooks`` are told every lifecycle event; by default the log is.
+    ``policy`` is for what classes and routes leave open.  ``children`` are services and supervisors
+    that run beside the connections, under ``strategy``, as in ``Supervisor``; they start before the
+    first connection and stop after the last.  ``hooks`` are told every lifecycle event; by default
+    the log is.
+
+    In place of the block, ``await task_group.start(serve(...).run)`` serves until it is cancelled.
 
     Raises ``TypeError`` and ``ValueError`` at once for options that cannot work, and ``OSError``
-    naming the address on entering the block.  An error of the body keeps its type.  Leaving the
+    naming the address on entering the block, and what ``Supervisor`` raises.  An error of the block
+    keeps its type.  Leaving the
     block, by its end, an error or cancellation, closes every connection with 1001, tears all down,
     and takes no longer than the close timeout and the steps of the teardown.
     """
@@ -75,9 +85,10 @@ def serve(
         sock=sock,
         ssl=ssl,
         policy=policy,
+        strategy=strategy,
         children=children,
         hooks=hooks,
-    ).running()
+    )
 
 
 @final
@@ -85,7 +96,8 @@ class Server:
     """A server at work; made by ``serve``."""
 
     runtime: Runtime
-    tree: ConnectionSupervisor
+    connection_supervisor: ConnectionSupervisor
+    _root: Root
     _stop: Waiter
 
     def __init__(
@@ -98,7 +110,8 @@ class Server:
         sock: socket.socket | None,
         ssl: tls.SSLContext | None,
         policy: Policy | None,
-        children: Sequence[ChildSpec],
+        strategy: Strategy,
+        children: Sequence[ChildSpec | Supervisor | type[Actor]],
         hooks: Sequence[Hook],
         plain_http: Callable[[Transport, bytes], None] | None = None,
     ) -> None:
@@ -111,13 +124,7 @@ class Server:
             raise TypeError(f"policy: a supervisor.Policy, not {policy!r}")
         if ssl is not None and not isinstance(ssl, tls.SSLContext):
             raise TypeError(f"ssl: an ssl.SSLContext, not {ssl!r}")
-        for child in children:
-            if not isinstance(child, ChildSpec):
-                raise TypeError(f"children: each a supervisor.ChildSpec, not {child!r}")
-        names = [child.name for child in children if child.name is not None]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"children: {name!r} is the name of two of them")
+        self._services = Supervisor(children, strategy=strategy, name="services")
         self.router = Router(routes)
         self.given_policy = policy
         self.policy = policy or Policy()
@@ -132,11 +139,12 @@ class Server:
         self._tcp_address, self._sock = (host, port or 0), sock
         self._unix = None if unix is None else os.fspath(unix)
         self._ssl = ssl
-        self._children = children
+        self._listeners: Listeners | None = None
+        self._running: AbstractAsyncContextManager[Server] | None = None
         self._addresses: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return f"<Server on {', '.join(self._addresses) or 'nothing'}: {len(self.connections)} connections>"
+        return f"<Server on {', '.join(self._addresses) or 'nothing yet'}>"
 
     # -- what users see ------------------------------------------------------------------------
 
@@ -156,7 +164,16 @@ class Server:
     @property
     def connections(self) -> Connections:
         """A sized, iterable view of the refs of all open connections."""
-        return self.tree.view
+        return self.connection_supervisor.view
+
+    @property
+    def tree(self) -> Tree:
+        """The tree: its registry, ``start_child``, ``publish`` and ``describe``."""
+        return self._root.tree
+
+    def publish(self, topic: str, message: object) -> None:
+        """Give ``message`` to every member of ``topic``; from any thread."""
+        self._root.tree.publish(topic, message)
 
     async def drain(
         self,
@@ -176,7 +193,8 @@ class Server:
         check_seconds("spread", spread, zero=True)
         close = Close(code, reason, notice=notice, exit_reason=ExitReason.DRAIN)
         self.accepting = False
-        return await drain(self.runtime, self.tree.cells(), close=close, within=within, spread=spread)
+        cells = self.connection_supervisor.cells()
+        return await drain(self.runtime, cells, close=close, within=within, spread=spread)
 
     async def serve_forever(self) -> None:
         """Wait until the surrounding program cancels this, or ``stop`` is called."""
@@ -188,28 +206,36 @@ class Server:
 
     # -- the life ------------------------------------------------------------------------------
 
+    async def __aenter__(self) -> Server:
+        if self._running is not None:
+            raise ActorMisuse("this server runs already; call serve() again for another one")
+        self._running = self.running()
+        return await self._running.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        assert self._running is not None, "left without having been entered"
+        return await self._running.__aexit__(kind, error, traceback)
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Server]:
         """Run the server around a block."""
+        self._stop = Waiter()
         sockets = await self._bind()
         self._addresses = addresses_of(sockets)
-        self._stop = Waiter()
-        started, body_over, over = Waiter(), Waiter(), Waiter()
-        error: BaseException | None = None
-        async with anyio.create_task_group() as outer:
-            outer.start_soon(self._host_task, sockets, started, body_over, over, name="supervisor.serve")
-            with anyio.CancelScope(shield=True):  # bounded: the host opens its listeners or fails
-                await started.wait()
-            try:
-                await anyio.lowlevel.checkpoint_if_cancelled()  # the host may have failed
+        try:
+            async with hosted(partial(self._start, sockets), self._end):
                 yield self
-            except BaseException as raised:
-                error = raised
-            body_over.wake()
-            with anyio.CancelScope(shield=True):  # bounded: by the close timeout and the teardown's
-                await over.wait()
-        if error is not None:
-            raise error
+        finally:
+            for one in sockets:
+                one.close()
+            if self._unix is not None:
+                with suppress(FileNotFoundError):
+                    os.unlink(self._unix)
 
     async def run(self, *, task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or stopped; for ``task_group.start(server.run)``."""
@@ -217,33 +243,15 @@ class Server:
             task_status.started(self)
             await self.serve_forever()
 
-    async def _host_task(
-        self, sockets: list[socket.socket], started: Waiter, body_over: Waiter, over: Waiter
-    ) -> None:
-        try:
-            with anyio.CancelScope(shield=True):  # ends by itself after body_over
-                async with anyio.create_task_group() as task_group:
-                    await self._host(task_group, sockets, started, body_over)
-                    task_group.cancel_scope.cancel()
-        finally:
-            for one in sockets:
-                one.close()
-            if self._unix is not None:
-                with suppress(FileNotFoundError):
-                    os.unlink(self._unix)
-            started.wake()
-            over.wake()
-
-    async def _host(
-        self, task_group: TaskGroup, sockets: list[socket.socket], started: Waiter, body_over: Waiter
-    ) -> None:
-        self.runtime = runtime = Runtime(task_group)
-        runtime.spawn(runtime.timers.run, name="timers")
-        self.tree = ConnectionSupervisor(runtime, self.registry, self.hooks)
-        services = ServiceSupervisor(runtime, self.registry, self.hooks, self._children, self.given_policy)
-        services.start()
+    async def _start(self, sockets: list[socket.socket], host: Host) -> None:
+        """Runs in the host task: the services first, then the listeners."""
+        self.runtime = runtime = host.runtime
+        around = Surroundings(runtime, self.registry, self.hooks, self.given_policy)
+        self.connection_supervisor = ConnectionSupervisor(around)
+        self._root = Root(around, self._services, host.fail, self.connection_supervisor.describe)
+        await self._root.start()
         timeouts = self.policy.timeouts
-        listeners = await listen(
+        self._listeners = await listen(
             runtime,
             sockets,
             self._accepted,
@@ -252,17 +260,17 @@ class Server:
             ssl_timeouts=(timeouts.handshake, timeouts.close),
         )
         tell(self.hooks, ServerStarted(self._addresses))
-        started.wake()
-        await body_over.wait()
+
+    async def _end(self) -> None:
+        """Runs in the host task, also after a start that failed: the connections first, then the services."""
         self.accepting = False
-        listeners.close()
+        if self._listeners is not None:
+            self._listeners.close()
         for upgrade in list(self.upgrades):
             upgrade.abort()
-        await self.tree.stop(
-            Close(CloseCode.GOING_AWAY, "server shutting down", exit_reason=ExitReason.SHUTDOWN),
-            timeouts.close,
-        )
-        await services.stop()
+        close = Close(CloseCode.GOING_AWAY, "server shutting down", exit_reason=ExitReason.SHUTDOWN)
+        await self.connection_supervisor.stop(close, self.policy.timeouts.close)
+        await self._root.stop()
         tell(self.hooks, ServerStopped())
 
     def _accepted(self, transport: Transport) -> None:

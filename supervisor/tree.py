@@ -1,154 +1,229 @@
-"""The tree: the root, the services under it, and the supervisor of the connections."""
+"""``Supervisor``: the tree as it is written down, run around a block, and seen from the block.
+
+What a supervisor does at work is in ``node``.
+"""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
 from typing import final
 
-from actors import ActorRef, ExitReason
-from actors.cell import Cell
-from actors.connection_cell import ConnectionCell
-from actors.mailbox import Bounds
-from actors.messages import Close
-from actors.runtime import Runtime
-from supervisor.events import ActorCrashed, ConnectionClosed, ConnectionOpened, Hook, tell
-from supervisor.policies import Policy
+from actors import Actor, ActorRef, ExitReason
+from actors.errors import ActorMisuse
+from supervisor.events import Hook, log_event
+from supervisor.hosting import Host, hosted
+from supervisor.inspection import Description
+from supervisor.node import Node
+from supervisor.policies import Policy, RestartLimit
 from supervisor.registry import Registry
 from supervisor.specs import ChildSpec
-from supervisor.watch import Watch
+from supervisor.strategies import AutoShutdown, Strategy
+from supervisor.surroundings import Surroundings
+
+DEFAULT_LIMIT = RestartLimit(count=3, within=5.0)
 
 
 @final
-class Connections(Sized, Iterable[ActorRef]):
-    """A view of the refs of all open connections; sized and iterable, from any thread."""
+class Supervisor:
+    """A supervisor: what its children are and what it does about their ends.
 
-    __slots__ = ("_cells",)
+    By itself it runs around a block, in any asyncio or trio program::
 
-    def __init__(self, cells: dict[ConnectionCell, Watch]) -> None:
-        self._cells = cells
+        async with Supervisor([ChildSpec(Clock, name="clock")]) as tree:
+            tree.registry["clock"].tell("tick")
 
-    def __len__(self) -> int:
-        return len(self._cells)
+    As a child of another one (``ChildSpec(Supervisor(...))`` or just the ``Supervisor``) it makes a
+    branch.  ``children`` are ``ChildSpec``s, ``Supervisor``s, or ``Actor`` subclasses, in start order.
+    ``limit`` is its restart budget over all children; a child's own is its policy's.  ``policy`` is
+    for what the children's leave open.  ``hooks`` count at the root only.
 
-    def __iter__(self) -> Iterator[ActorRef]:
-        return iter([cell.ref for cell in list(self._cells)])
-
-
-@final
-class ConnectionSupervisor:
-    """The dynamic supervisor of connections: temporary children, stopped concurrently, no budget.
-
-    No connection's end touches another one (OTP: ``simple_one_for_one``).
+    Raises ``TypeError`` and ``ValueError`` naming the option when it is made.  The block raises
+    ``ChildStartFailed`` when a child cannot be started, and ``RestartLimitReached`` when the budget
+    is spent; an error of the block keeps its type.
     """
 
-    __slots__ = ("_cells", "_emptied", "_hooks", "_registry", "_runtime", "view")
-
-    def __init__(self, runtime: Runtime, registry: Registry, hooks: Sequence[Hook]) -> None:
-        self._runtime = runtime
-        self._registry = registry
-        self._hooks = hooks
-        self._cells: dict[ConnectionCell, Watch] = {}
-        self._emptied = runtime.backend.parker()
-        self.view = Connections(self._cells)
-
-    def start(self, cell: ConnectionCell, policy: Policy) -> None:
-        """Take over a cell whose WebSocket is open; the caller runs it."""
-        self._cells[cell] = Watch(cell, policy)
-        self._registry.register(cell.id, cell.ref)
-        request = cell.request
-        tell(self._hooks, ConnectionOpened(cell.id, request.path, request.client, request.subprotocol))
-
-    def crashed(self, cell: Cell, error: BaseException) -> None:
-        """Called by a cell whose hook, task or resource raised ``error``."""
-        tell(self._hooks, ActorCrashed(cell.ref, error))
-
-    def exited(self, cell: Cell) -> None:
-        """Called by a cell at the end of its teardown."""
-        assert isinstance(cell, ConnectionCell)
-        assert cell.report is not None, "the teardown follows the end of the wire"
-        assert cell.torn_down_at is not None, "set at the end of the teardown"
-        self._cells.pop(cell).cancel()
-        self._registry.forget(cell.id, cell.ref)
-        began, ended = cell.torn_down_at
-        request = cell.request
-        tell(
-            self._hooks,
-            ConnectionClosed(
-                cell.id, request.path, request.client, cell.report, ended - began, tuple(cell.leaks)
-            ),
-        )
-        if not self._cells:
-            self._emptied.wake()
-
-    def cells(self) -> list[ConnectionCell]:
-        """The cells that are alive now."""
-        return list(self._cells)
-
-    async def stop(self, close: Close, within: float | None) -> None:
-        """Close every connection at once; those still there after ``within`` seconds are aborted."""
-        for cell in self.cells():
-            cell.close(close)
-        if not await self._runtime.wait(self._emptied, lambda: not self._cells, within):
-            for cell in self.cells():
-                cell.abort()
-            await self._runtime.wait(self._emptied, lambda: not self._cells, None)
-
-
-@final
-class ServiceSupervisor:
-    """Services started in the order of their specs and stopped in its reverse."""
-
-    __slots__ = ("_cells", "_hooks", "_policy", "_registry", "_runtime", "_specs")
+    __slots__ = ("_running", "auto_shutdown", "children", "hooks", "limit", "name", "policy", "strategy")
 
     def __init__(
         self,
-        runtime: Runtime,
-        registry: Registry,
-        hooks: Sequence[Hook],
-        specs: Sequence[ChildSpec],
-        policy: Policy | None,
+        children: Sequence[ChildSpec | Supervisor | type[Actor]] = (),
+        *,
+        strategy: Strategy = Strategy.ONE_FOR_ONE,
+        limit: RestartLimit = DEFAULT_LIMIT,
+        auto_shutdown: AutoShutdown = AutoShutdown.NEVER,
+        policy: Policy | None = None,
+        name: str | None = None,
+        hooks: Sequence[Hook] = (log_event,),
     ) -> None:
-        self._runtime = runtime
-        self._registry = registry
-        self._hooks = hooks
-        self._policy = policy
-        self._specs = specs
-        self._cells: list[tuple[ChildSpec, Cell]] = []
+        if not isinstance(strategy, Strategy):
+            raise TypeError(f"strategy: a supervisor.Strategy, not {strategy!r}")
+        if not isinstance(limit, RestartLimit):
+            raise TypeError(f"limit: a supervisor.RestartLimit, not {limit!r}")
+        if not isinstance(auto_shutdown, AutoShutdown):
+            raise TypeError(f"auto_shutdown: a supervisor.AutoShutdown, not {auto_shutdown!r}")
+        if policy is not None and not isinstance(policy, Policy):
+            raise TypeError(f"policy: a supervisor.Policy, not {policy!r}")
+        self.children = tuple(
+            child if isinstance(child, ChildSpec) else ChildSpec(child, name=_name_of(child))
+            for child in children
+        )
+        self.strategy = strategy
+        self.limit = limit
+        self.auto_shutdown = auto_shutdown
+        self.policy = policy
+        self.name = name
+        self.hooks = tuple(hooks)
+        self._running: AbstractAsyncContextManager[Tree] | None = None
+        for spec in self.children:
+            self.check_significant(spec)
+        names = list(self.names())
+        for taken in names:
+            if names.count(taken) > 1:
+                raise ValueError(f"children: two of them are called {taken!r}; names are unique in a tree")
 
-    def start(self) -> None:
-        """Start every child in order."""
-        for spec in self._specs:
-            policy = (spec.policy or Policy()).over(self._policy)
-            cell = Cell(
-                self._runtime,
-                lambda spec=spec: spec.actor(*spec.args),  # type: ignore[misc]  # the loop variable bound early
-                id=spec.name or f"{spec.actor.__name__}-{secrets.token_hex(4)}",
-                bounds=bounds_of(policy),
-                overflow=policy.overflow,
-                teardown=policy.timeouts.teardown,
-                on_crash=lambda cell, error: tell(self._hooks, ActorCrashed(cell.ref, error)),
-                on_exit=lambda cell: self._registry.forget(cell.id, cell.ref),
+    def names(self) -> Sequence[str]:
+        """The names of the children, and of theirs."""
+        found: list[str] = []
+        for spec in self.children:
+            if spec.name is not None:
+                found.append(spec.name)
+            if isinstance(spec.actor, Supervisor):
+                found += spec.actor.names()
+        return found
+
+    def check_significant(self, spec: ChildSpec) -> None:
+        """Raise ``ValueError`` for a significant child of a supervisor that would not care."""
+        if spec.significant and self.auto_shutdown is AutoShutdown.NEVER:
+            raise ValueError(
+                "significant: a significant child needs a supervisor with auto_shutdown=ANY_SIGNIFICANT or "
+                "ALL_SIGNIFICANT"
             )
-            self._registry.register(cell.id, cell.ref)
-            self._cells.append((spec, cell))
-            self._runtime.spawn(cell.run, name=f"{spec.actor.__name__} {cell.id}")
+
+    async def __aenter__(self) -> Tree:
+        if self._running is not None:
+            raise ActorMisuse("this Supervisor runs already; make another one for another block")
+        self._running = self._run()
+        return await self._running.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        running, self._running = self._running, None
+        assert running is not None, "left without having been entered"
+        return await running.__aexit__(kind, error, traceback)
+
+    @asynccontextmanager
+    async def _run(self) -> AsyncIterator[Tree]:
+        root: Root | None = None
+
+        async def start(host: Host) -> None:
+            nonlocal root
+            root = Root(Surroundings(host.runtime, Registry(), self.hooks, None), self, host.fail)
+            await root.start()
+
+        async def stop() -> None:
+            if root is not None:
+                await root.stop()
+
+        async with hosted(start, stop):
+            assert root is not None, "the block runs after the start"
+            yield root.tree
+
+
+def _name_of(child: Supervisor | type[Actor]) -> str | None:
+    return child.name if isinstance(child, Supervisor) else None
+
+
+@final
+class Root:
+    """The root of a tree at work: its fate is the host's."""
+
+    __slots__ = ("_around", "_fail", "_parker", "node", "tree")
+
+    def __init__(
+        self,
+        around: Surroundings,
+        supervisor: Supervisor,
+        fail: Callable[[BaseException], None],
+        describe_beside: Callable[[], Description] | None = None,
+    ) -> None:
+        self._around = around
+        self._fail = fail
+        self._parker = around.runtime.backend.parker()
+        self.node = Node(
+            around, supervisor, around.policy, on_started=self._parker.wake, on_exit=self._exited
+        )
+        self.tree = Tree(around, self.node, describe_beside)
+
+    async def start(self) -> None:
+        """Start the children; raises ``ChildStartFailed``."""
+        node = self.node
+        node.when_stopped(self._parker.wake)
+        self._around.runtime.spawn(node.run, name="root supervisor")
+        await self._around.runtime.wait(self._parker, lambda: node.started or node.stopped, None)
+        if node.stopped and node.error is not None:
+            raise node.error
 
     async def stop(self) -> None:
-        """Stop every child in reverse order, each with its own ``shutdown`` seconds."""
-        while self._cells:
-            spec, cell = self._cells.pop()
-            cell.exit_with(ExitReason.SHUTDOWN)
-            parker = self._runtime.backend.parker()
-            if spec.shutdown is not None and not cell.stopped:
-                self._runtime.timers.after(spec.shutdown, cell.kill)
-            cell.when_stopped(parker.wake)
-            await self._runtime.wait(parker, lambda cell=cell: cell.stopped, None)  # type: ignore[misc]  # as above
+        """Stop the children in reverse order."""
+        node = self.node
+        node.exit_with(ExitReason.SHUTDOWN)
+        await self._around.runtime.wait(self._parker, lambda: node.stopped, None)
+
+    def _exited(self, node: Node) -> None:
+        if node.error is not None:
+            self._fail(node.error)
 
 
-def bounds_of(policy: Policy) -> Bounds:
-    """The bounds of a mailbox under ``policy``."""
-    limits = policy.limits
-    return Bounds(
-        limits.inbound_messages, limits.inbound_bytes, limits.mailbox_messages, limits.mailbox_bytes
-    )
+@final
+class Tree:
+    """A running tree, as a block sees it; made by ``Supervisor`` and ``serve``."""
+
+    __slots__ = ("_around", "_describe_beside", "_root")
+
+    def __init__(
+        self, around: Surroundings, root: Node, describe_beside: Callable[[], Description] | None
+    ) -> None:
+        self._around = around
+        self._root = root
+        self._describe_beside = describe_beside
+
+    @property
+    def registry(self) -> Registry:
+        """The live actors by name and id."""
+        return self._around.registry
+
+    async def start_child(self, spec: ChildSpec) -> ActorRef:
+        """Start a service behind the others, and give its ref once ``on_start`` has run.
+
+        It is stopped, restarted and counted like the static children.  Raises ``ChildStartFailed``,
+        ``ValueError`` for a name that is taken, and ``ActorStopped`` when the tree ends.
+        """
+        if not isinstance(spec, ChildSpec):
+            raise TypeError(f"spec: a supervisor.ChildSpec, not {spec!r}")
+        return await self._root.start_child(spec)
+
+    async def stop_child(self, ref: ActorRef) -> None:
+        """Stop a service and forget its spec; nothing happens when it has ended for good.
+
+        Raises ``ValueError`` for an actor that is no child of the root.
+        """
+        await self._root.stop_child(ref)
+
+    def publish(self, topic: str, message: object) -> None:
+        """Give ``message`` to every member of ``topic``; from any thread."""
+        self._around.topics.publish(topic, message)
+
+    def describe(self) -> Description:
+        """The tree as plain data; ``str()`` of it is an indented text."""
+        root = self._root.describe()
+        if self._describe_beside is None:
+            return root
+        return Description(
+            "server", "supervisor", root.state, uptime=root.uptime, children=(root, self._describe_beside())
+        )

@@ -21,9 +21,9 @@ from actors.connection_cell import ConnectionCell
 from actors.transports.opening import Handshake, HandshakeRefused, Opening, wants_websocket
 from actors.transports.transport import Transport
 from actors.transports.websocket import WebSocket
+from supervisor.connections import bounds_of
 from supervisor.events import UpgradeRefused, tell
 from supervisor.routes import Route
-from supervisor.tree import bounds_of
 
 if TYPE_CHECKING:
     from supervisor.server import Server
@@ -114,7 +114,7 @@ class Upgrade:
     def _accept(self, handshake: Handshake, route: Route) -> ConnectionCell:
         server, transport = self._server, self.transport
         policy = route.policy_within(server.given_policy)
-        tree = server.tree
+        tree = server.connection_supervisor
         cell = ConnectionCell(
             server.runtime,
             route.actor,
@@ -124,8 +124,10 @@ class Upgrade:
             bounds=bounds_of(policy),
             overflow=policy.overflow,
             close=policy.timeouts.close,
+            send_limit=policy.limits.send_limit,
             teardown=policy.timeouts.teardown,
             on_crash=tree.crashed,
+            restart_delay=tree.restart_delay,
             on_exit=tree.exited,
         )
         handshake.protocol.max_message_size = policy.limits.max_message

@@ -10,6 +10,7 @@ import math
 import random
 from typing import final
 
+from actors.cell import Cell
 from actors.connection_cell import ConnectionCell
 from actors.errors import HandlerTimeout
 from actors.timers import Timer
@@ -65,8 +66,7 @@ class Watch:
         elif verdict is Verdict.ANSWERED:
             self._ping_sent = None
         elif verdict is Verdict.HANDLER:
-            cell.crash(HandlerTimeout(f"a hook ran for more than {self._policy.timeouts.handler} s"))
-            cell.kill()
+            time_out(cell, self._policy.timeouts.handler)
         else:
             cell.exit_with(*CLOSE_FOR[verdict])
 
@@ -102,6 +102,40 @@ class Watch:
     def _interval(self) -> float:
         heartbeat = self._policy.heartbeat
         return math.inf if heartbeat is None else heartbeat.interval * _spread(heartbeat.jitter)
+
+
+@final
+class HandlerWatch:
+    """The handler timeout of a service."""
+
+    __slots__ = ("_cell", "_timeout", "_timer")
+
+    def __init__(self, cell: Cell, timeout: float) -> None:
+        self._cell = cell
+        self._timeout = timeout
+        self._timer: Timer = cell.runtime.timers.after(timeout, self.look)
+
+    def cancel(self) -> None:
+        """Look no more: the service has ended."""
+        self._timer.cancel()
+
+    def look(self) -> None:
+        """Crash the service if its hook has run for too long, and set the time of the next look."""
+        cell, timers = self._cell, self._cell.runtime.timers
+        now = cell.runtime.clock()
+        since = cell.handling_since
+        if since is not None and now - self._timer.due > LATE:
+            since = cell.handling_since = now
+        if since is not None and since + self._timeout <= now:
+            time_out(cell, self._timeout)
+            since = None
+        timers.move(self._timer, self._timeout + (now if since is None else since))
+
+
+def time_out(cell: Cell, timeout: float | None) -> None:
+    """Crash the actor for its running hook, saying where that waits."""
+    cell.crash(HandlerTimeout(f"a hook ran for more than {timeout} s; it waits at {cell.where()}"))
+    cell.kill()
 
 
 def _spread(jitter: float) -> float:

@@ -190,6 +190,11 @@ class WebSocket:
         for chunk in protocol.data_to_send():
             self.transport.write(chunk)
 
+    def send_frame(self, frame: bytes) -> None:
+        """Queue a data message that ``frame_of`` encoded, for several connections perhaps."""
+        self.last_message = self._clock()
+        self.transport.write(frame)
+
     def ping(self) -> None:
         """Send a ping with a payload of its own, so that its pong is known (RFC 6455, section 5.5.2)."""
         if self._muted:
@@ -214,6 +219,13 @@ class WebSocket:
     def received(self) -> tuple[int, str] | None:
         """Code and reason of the peer's Close frame; 1005 when it was empty."""
         return _pair(self._protocol.close_rcvd)
+
+
+def frame_of(message: str | bytes) -> bytes:
+    """Encode a whole data message as a server's frame: unmasked, unfragmented, not compressed."""
+    if isinstance(message, str):
+        return Frame(Opcode.TEXT, message.encode()).serialize(mask=False)
+    return Frame(Opcode.BINARY, message).serialize(mask=False)
 
 
 def _pair(close: CloseFrame | None) -> tuple[int, str] | None:

@@ -1,0 +1,152 @@
+"""The dynamic supervisor of connections: one child for every open WebSocket, none touches another."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sized
+from typing import final
+
+from actors import ActorRef
+from actors.cell import Cell, Reaction
+from actors.connection_cell import ConnectionCell
+from actors.mailbox import Bounds
+from actors.messages import Close
+from supervisor.events import ActorCrashed, ActorRestarted, ConnectionClosed, ConnectionOpened, tell
+from supervisor.inspection import Description, describe_cell
+from supervisor.policies import OnCrash, Policy
+from supervisor.restarts import BackoffClock, RestartWindow
+from supervisor.surroundings import Surroundings
+from supervisor.watch import Watch
+
+
+@final
+class Connections(Sized, Iterable[ActorRef]):
+    """A view of the refs of all open connections; sized and iterable, from any thread."""
+
+    __slots__ = ("_cells",)
+
+    def __init__(self, cells: dict[ConnectionCell, _Child]) -> None:
+        self._cells = cells
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def __iter__(self) -> Iterator[ActorRef]:
+        return iter([cell.ref for cell in list(self._cells)])
+
+
+@final
+class _Child:
+    """What the supervisor knows about one connection; parts for restarts are made when one is needed."""
+
+    __slots__ = ("backoff", "born_at", "policy", "watch", "window")
+
+    def __init__(self, policy: Policy, watch: Watch, now: float) -> None:
+        self.policy = policy
+        self.watch = watch
+        self.born_at = now
+        self.window: RestartWindow | None = None
+        self.backoff: BackoffClock | None = None
+
+
+@final
+class ConnectionSupervisor:
+    """The supervisor of connections: temporary children, stopped concurrently (OTP: ``simple_one_for_one``).
+
+    It has no budget of its own: no connection's end or restart touches another one.
+    """
+
+    __slots__ = ("_around", "_cells", "_emptied", "view")
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._cells: dict[ConnectionCell, _Child] = {}
+        self._emptied = around.runtime.backend.parker()
+        self.view = Connections(self._cells)
+
+    def start(self, cell: ConnectionCell, policy: Policy) -> None:
+        """Take over a cell whose WebSocket is open; the caller runs it."""
+        self._cells[cell] = _Child(policy, Watch(cell, policy), cell.runtime.clock())
+        self._around.registry.register(cell.id, cell.ref)
+        request = cell.request
+        tell(self._around.hooks, ConnectionOpened(cell.id, request.path, request.client, request.subprotocol))
+
+    def crashed(self, cell: Cell, error: BaseException) -> Reaction:
+        """Called by a cell whose hook, task or resource raised ``error``: say what is done about it."""
+        assert isinstance(cell, ConnectionCell)
+        tell(self._around.hooks, ActorCrashed(cell.ref, error))
+        child = self._cells.get(cell)
+        if child is None or child.policy.crash is OnCrash.CLOSE or not cell.restartable:
+            return Reaction.STOP
+        if child.policy.crash is OnCrash.RESUME:
+            return Reaction.RESUME
+        if child.window is None:
+            child.window = RestartWindow(child.policy.restarts)
+        return Reaction.RESTART if child.window.allow(cell.runtime.clock()) else Reaction.STOP
+
+    def restart_delay(self, cell: Cell) -> float:
+        """Called by a cell before its next incarnation: seconds to wait."""
+        assert isinstance(cell, ConnectionCell)
+        child = self._cells[cell]
+        if child.backoff is None:
+            child.backoff = BackoffClock(child.policy.backoff)
+        now = cell.runtime.clock()
+        lived, child.born_at = now - child.born_at, now
+        tell(self._around.hooks, ActorRestarted(cell.ref, cell.incarnation.number + 1))
+        return child.backoff.next_delay(lived, random.random())
+
+    def exited(self, cell: Cell) -> None:
+        """Called by a cell at the end of its teardown."""
+        assert isinstance(cell, ConnectionCell)
+        assert cell.report is not None, "the teardown follows the end of the wire"
+        assert cell.torn_down_at is not None, "set at the end of the teardown"
+        self._cells.pop(cell).watch.cancel()
+        self._around.registry.forget(cell.id, cell.ref)
+        self._around.topics.forget(cell)
+        began, ended = cell.torn_down_at
+        request = cell.request
+        tell(
+            self._around.hooks,
+            ConnectionClosed(
+                cell.id, request.path, request.client, cell.report, ended - began, tuple(cell.leaks)
+            ),
+        )
+        if not self._cells:
+            self._emptied.wake()
+
+    def cells(self) -> list[ConnectionCell]:
+        """The cells that are alive now."""
+        return list(self._cells)
+
+    def describe(self) -> Description:
+        """The connections as plain data."""
+        now = self._around.runtime.clock()
+        children = tuple(
+            describe_cell(
+                cell,
+                f"{cell.kind} {cell.id} {cell.request.path}",
+                child.born_at,
+                cell.incarnation.number,
+                None if child.window is None else child.window.left(now),
+                "connection",
+            )
+            for cell, child in self._cells.items()
+        )
+        return Description("connections", "supervisor", "running", children=children)
+
+    async def stop(self, close: Close, within: float | None) -> None:
+        """Close every connection at once; those still there after ``within`` seconds are aborted."""
+        for cell in self.cells():
+            cell.close(close)
+        if not await self._around.runtime.wait(self._emptied, lambda: not self._cells, within):
+            for cell in self.cells():
+                cell.abort()
+            await self._around.runtime.wait(self._emptied, lambda: not self._cells, None)
+
+
+def bounds_of(policy: Policy) -> Bounds:
+    """The bounds of a mailbox under ``policy``."""
+    limits = policy.limits
+    return Bounds(
+        limits.inbound_messages, limits.inbound_bytes, limits.mailbox_messages, limits.mailbox_bytes
+    )

@@ -1,0 +1,490 @@
+"""A supervisor at work: starts children, sees them end, starts them again within limits, or gives up.
+
+The rules of this file (OTP, ``supervisor``):
+
+* Children start in the order of their specs, each when the one before has run ``on_start``; they
+  stop in reverse order, each with its own ``shutdown`` seconds.
+* One task per supervisor takes one event at a time: a child's end, a restart whose time has come,
+  a child to be started or stopped by hand.
+* A budget that is spent ends the supervisor abnormally, which its parent sees as a crash.
+* A stop wins over everything that waits: a start, a backoff.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, final
+
+from actors import ActorRef, ExitReason
+from actors.cell import Cell, Reaction
+from actors.errors import ActorError, ActorStopped, ChildStartFailed, RestartLimitReached
+from actors.timers import Timer
+from actors.wakeup import Waiter
+from supervisor.connections import bounds_of
+from supervisor.events import ActorCrashed, ActorRestarted, tell
+from supervisor.inspection import Description, describe_cell
+from supervisor.policies import Policy
+from supervisor.restarts import BackoffClock, RestartWindow
+from supervisor.specs import ChildSpec
+from supervisor.strategies import AutoShutdown, Restart, plan, restarts
+from supervisor.surroundings import Surroundings
+from supervisor.watch import HandlerWatch
+
+if TYPE_CHECKING:
+    from supervisor.tree import Supervisor
+
+logger = logging.getLogger("supervisor")
+
+
+@final
+class Child:
+    """One child of a supervisor: its spec, its life now, and its past."""
+
+    __slots__ = (
+        "backoff",
+        "born_at",
+        "life",
+        "lives",
+        "policy",
+        "restart_timer",
+        "spec",
+        "started",
+        "watch",
+        "window",
+    )
+
+    def __init__(self, spec: ChildSpec, outer: Policy) -> None:
+        self.spec = spec
+        self.policy = (spec.policy or Policy()).over(outer)
+        self.life: Cell | Node | None = None
+        self.lives = 0
+        self.born_at = 0.0
+        self.started = False
+        self.window = RestartWindow(self.policy.restarts)
+        self.backoff = BackoffClock(self.policy.backoff)
+        self.restart_timer: Timer | None = None
+        self.watch: HandlerWatch | None = None
+
+    @property
+    def restart(self) -> Restart:
+        """When it is started again."""
+        assert self.spec.restart is not None, "a spec fills it in"
+        return self.spec.restart
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, or will when its time comes."""
+        return self.life is not None or self.restart_timer is not None
+
+    @property
+    def title(self) -> str:
+        """How messages call it."""
+        actor = self.spec.actor
+        return self.spec.name or (actor.__name__ if isinstance(actor, type) else "supervisor")
+
+    def forget_life(self) -> None:
+        """Its life has ended, or is not this supervisor's business any more."""
+        self.life = None
+        if self.watch is not None:
+            self.watch.cancel()
+            self.watch = None
+
+    def cancel_restart(self) -> None:
+        """Forget a restart that waits for its time."""
+        if self.restart_timer is not None:
+            self.restart_timer.cancel()
+            self.restart_timer = None
+
+
+@final
+class Answer:
+    """What somebody waits for who asked a supervisor to do something; from any event loop."""
+
+    __slots__ = ("_waiter", "error", "ref")
+
+    def __init__(self) -> None:
+        self._waiter = Waiter()
+        self.ref: ActorRef | None = None
+        self.error: BaseException | None = None
+
+    def give(self, ref: ActorRef | None = None, error: BaseException | None = None) -> None:
+        """Let the waiting task go on."""
+        self.ref, self.error = ref, error
+        self._waiter.wake()
+
+    async def wait(self) -> ActorRef | None:
+        """Wait for the answer; raises the error that it was given."""
+        await self._waiter.wait()
+        if self.error is not None:
+            raise self.error
+        return self.ref
+
+
+@final
+class Node:
+    """One supervisor at work; to its parent it looks like a cell."""
+
+    __slots__ = (
+        "_around",
+        "_born_at",
+        "_children",
+        "_events",
+        "_killed",
+        "_on_exit",
+        "_on_started",
+        "_parker",
+        "_policy",
+        "_requests",
+        "_stopping",
+        "_supervisor",
+        "_when_stopped",
+        "_window",
+        "error",
+        "exit_reason",
+        "id",
+        "started",
+        "stopped",
+    )
+
+    def __init__(
+        self,
+        around: Surroundings,
+        supervisor: Supervisor,
+        outer: Policy | None,
+        *,
+        name: str | None = None,
+        on_started: Callable[[], None],
+        on_exit: Callable[[Node], None],
+    ) -> None:
+        self._around = around
+        self._supervisor = supervisor
+        self._policy = (supervisor.policy or Policy()).over(outer)
+        self._on_started = on_started
+        self._on_exit = on_exit
+        self._events: deque[Callable[[], Awaitable[None]]] = deque()
+        self._requests: set[Answer] = set()
+        self._parker = around.runtime.backend.parker()
+        self._stopping = False
+        self._killed = False
+        self._when_stopped: list[Callable[[], None]] = []
+        self._window = RestartWindow(supervisor.limit)
+        self._children = [Child(spec, self._policy) for spec in supervisor.children]
+        self._born_at = around.runtime.clock()
+        self.id = name or supervisor.name or f"supervisor-{secrets.token_hex(4)}"
+        self.started = False
+        self.stopped = False
+        self.exit_reason = ExitReason.NORMAL
+        self.error: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return f"<supervisor {self.id}>"
+
+    # -- as a child ----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run from the start of the first child to the end of the last; the body of its task."""
+        try:
+            await self._start_all()
+            if not self._stopping:
+                self.started = True
+                self._on_started()
+            while not self._stopping:
+                if self._events:
+                    await self._events.popleft()()
+                else:
+                    await self._parker.park()
+        except BaseException as error:
+            if self._around.runtime.ending:
+                raise
+            self._give_up(error)
+        for child in reversed(self._children):
+            await self._stop(child)
+        self.stopped = True
+        for answer in list(self._requests):
+            answer.give(error=ActorStopped(f"{self!r} has ended"))
+        self._on_exit(self)
+        for call in self._when_stopped:
+            call()
+
+    def exit_with(self, reason: ExitReason) -> None:
+        """Stop all children in reverse order and end for ``reason``; the first one stays."""
+        if not self._stopping:
+            self._stopping = True
+            self.exit_reason = reason
+            self._parker.wake()
+
+    def kill(self) -> None:
+        """The time for stopping is over: cancel the hooks of the children that are left."""
+        self._killed = True
+        for child in self._children:
+            if child.life is not None:
+                child.life.kill()
+        self._parker.wake()
+
+    def when_stopped(self, call: Callable[[], None]) -> None:
+        """Call ``call`` when everything has ended; not at all when it has already."""
+        if not self.stopped:
+            self._when_stopped.append(call)
+
+    def _give_up(self, error: BaseException) -> None:
+        """End abnormally because of ``error``."""
+        if not self._stopping:
+            self.error = error
+        self.exit_with(ExitReason.CRASH)
+
+    # -- starting ------------------------------------------------------------------------------
+
+    async def _start_all(self) -> None:
+        for child in list(self._children):
+            if self._stopping:
+                return
+            error = await self._start(child)
+            if error is not None:
+                self._give_up(error)
+
+    async def _start(self, child: Child) -> ActorError | None:
+        """Start a life of ``child`` and wait until it has begun; gives what went wrong."""
+        child.restart_timer = None
+        child.started = False
+        child.lives += 1
+        child.born_at = self._around.runtime.clock()
+        try:
+            life = self._make(child)
+        except Exception as error:
+            failed = ChildStartFailed(f"child {child.title!r} of {self!r} cannot be started: {error}")
+            failed.__cause__ = error
+            return failed
+        child.life = life
+        self._around.runtime.spawn(life.run, name=f"{child.title} {life.id}")
+        await self._around.runtime.wait(
+            self._parker, lambda: child.started or life.stopped or self._stopping, None
+        )
+        if life.stopped and not child.started and life.exit_reason.abnormal:
+            failed = ChildStartFailed(f"child {child.title!r} of {self!r} crashed while it started")
+            failed.__cause__ = life.error
+            return failed
+        return None
+
+    def _make(self, child: Child) -> Cell | Node:
+        spec, around = child.spec, self._around
+
+        def started(*_: object) -> None:
+            child.started = True
+            self._parker.wake()
+
+        if not isinstance(spec.actor, type):
+            return Node(
+                around,
+                spec.actor,
+                self._policy,
+                name=spec.name,
+                on_started=started,
+                on_exit=lambda node: self._exited(child, node),
+            )
+        actor, policy = spec.actor, child.policy
+        cell = Cell(
+            around.runtime,
+            lambda: actor(*spec.args),
+            id=spec.name or f"{actor.__name__}-{secrets.token_hex(4)}",
+            bounds=bounds_of(policy),
+            overflow=policy.overflow,
+            teardown=policy.timeouts.teardown,
+            on_crash=self._crashed,
+            on_started=started,
+            on_exit=lambda cell: self._exited(child, cell),
+        )
+        around.registry.register(cell.id, cell.ref)
+        if policy.timeouts.handler is not None:
+            child.watch = HandlerWatch(cell, policy.timeouts.handler)
+        return cell
+
+    def _crashed(self, cell: Cell, error: BaseException) -> Reaction:
+        tell(self._around.hooks, ActorCrashed(cell.ref, error))
+        return Reaction.STOP
+
+    # -- ends ----------------------------------------------------------------------------------
+
+    def _exited(self, child: Child, life: Cell | Node) -> None:
+        """Called by a life at its end, in its own task."""
+        if isinstance(life, Cell):
+            self._around.registry.forget(life.id, life.ref)
+            self._around.topics.forget(life)
+        if child.life is life:
+            self._events.append(partial(self._child_ended, child, life))
+        self._parker.wake()
+
+    async def _child_ended(self, child: Child, life: Cell | Node) -> None:
+        if child.life is not life:
+            return  # stopped by a plan that was made before this event was taken
+        child.forget_life()
+        if restarts(child.restart, abnormal=life.exit_reason.abnormal):
+            await self._restart(child, life.exit_reason, life.error, life)
+            return
+        if child.restart is Restart.TEMPORARY:
+            self._children.remove(child)
+        if child.spec.significant:
+            self._significant_child_ended()
+
+    def _significant_child_ended(self) -> None:
+        rule = self._supervisor.auto_shutdown
+        others = any(child.spec.significant and child.alive for child in self._children)
+        if rule is AutoShutdown.ANY_SIGNIFICANT or (rule is AutoShutdown.ALL_SIGNIFICANT and not others):
+            self.exit_with(ExitReason.SHUTDOWN)
+
+    async def _restart(
+        self, child: Child, reason: ExitReason, error: BaseException | None, life: Cell | Node | None = None
+    ) -> None:
+        """Do what the strategy says about a child that is to be started again, if the budgets allow it."""
+        now = self._around.runtime.clock()
+        for owner, window in ((repr(self), self._window), (f"child {child.title!r}", child.window)):
+            if not window.allow(now):
+                spent = RestartLimitReached(
+                    f"{owner} has no restarts left ({window.limit.count} within {window.limit.within} s are "
+                    f"allowed): child {child.title!r} ended with {reason.value!r}"
+                )
+                spent.__cause__ = error
+                self._give_up(spent)
+                return
+        if isinstance(life, Cell):
+            tell(self._around.hooks, ActorRestarted(life.ref, child.lives + 1))
+        order = [one.restart for one in self._children]
+        what = plan(self._supervisor.strategy, order, self._children.index(child))
+        stop = [self._children[number] for number in what.stop]
+        start = [self._children[number] for number in what.start]
+        for sibling in stop:
+            await self._stop(sibling)
+            if sibling.restart is Restart.TEMPORARY:
+                self._children.remove(sibling)
+        delay = child.backoff.next_delay(now - child.born_at, random.random())
+        if not delay:
+            await self._start_again(start)
+        else:
+            child.restart_timer = self._around.runtime.timers.after(delay, partial(self._restart_due, start))
+
+    def _restart_due(self, children: list[Child]) -> None:
+        self._events.append(partial(self._start_again, children))
+        self._parker.wake()
+
+    async def _start_again(self, children: list[Child]) -> None:
+        for child in children:
+            if self._stopping:
+                return
+            if child not in self._children or child.life is not None:
+                continue
+            error = await self._start(child)
+            if error is not None:
+                logger.warning("%s", error)
+                if child.life is None:
+                    await self._restart(child, ExitReason.CRASH, error)
+                return  # what is still to start is in the plan that this failure leads to
+
+    # -- stopping ------------------------------------------------------------------------------
+
+    async def _stop(self, child: Child) -> None:
+        """Stop the life of ``child``, or the restart that waits for its time."""
+        child.cancel_restart()
+        life = child.life
+        if life is None:
+            return
+        child.forget_life()
+        runtime = self._around.runtime
+        patience = 0.0 if self._killed else child.spec.shutdown_seconds
+        life.exit_with(ExitReason.SHUTDOWN)
+        life.when_stopped(self._parker.wake)
+        if (
+            not await runtime.wait(self._parker, lambda: life.stopped or self._killed, patience)
+            or self._killed
+        ):
+            life.kill()
+        await runtime.wait(self._parker, lambda: life.stopped, None)
+
+    # -- by hand -------------------------------------------------------------------------------
+
+    async def start_child(self, spec: ChildSpec) -> ActorRef:
+        """Start a service behind the others; from any event loop."""
+        answer = Answer()
+        ref = await self._request(answer, partial(self._start_child, spec, answer))
+        assert ref is not None, "a child that was started has a ref"
+        return ref
+
+    async def stop_child(self, ref: ActorRef) -> None:
+        """Stop the service ``ref`` and forget its spec; from any event loop."""
+        answer = Answer()
+        await self._request(answer, partial(self._stop_child, ref, answer))
+
+    async def _request(self, answer: Answer, event: Callable[[], Awaitable[None]]) -> ActorRef | None:
+        if not self._around.runtime.call(self._take_request, answer, event):
+            raise ActorStopped(f"{self!r} has ended with its event loop")
+        return await answer.wait()
+
+    def _take_request(self, answer: Answer, event: Callable[[], Awaitable[None]]) -> None:
+        if self.stopped:
+            answer.give(error=ActorStopped(f"{self!r} has ended"))
+            return
+        self._requests.add(answer)
+        self._events.append(event)
+        self._parker.wake()
+
+    async def _start_child(self, spec: ChildSpec, answer: Answer) -> None:
+        error: Exception | None = None
+        try:
+            self._supervisor.check_significant(spec)
+        except ValueError as wrong:
+            error = wrong
+        child = Child(spec, self._policy)
+        if spec.name is not None and spec.name in self._around.registry:
+            error = ValueError(f"name: {spec.name!r} belongs to {self._around.registry[spec.name]!r}")
+        if error is None:
+            self._children.append(child)
+            error = await self._start(child)
+        if error is not None and child in self._children:
+            await self._stop(child)
+            self._children.remove(child)
+        self._requests.discard(answer)
+        if error is None and isinstance(child.life, Cell):
+            answer.give(child.life.ref)
+        else:
+            answer.give(error=error or ActorStopped(f"{self!r} is stopping"))
+
+    async def _stop_child(self, ref: ActorRef, answer: Answer) -> None:
+        self._requests.discard(answer)
+        for child in self._children:
+            if isinstance(child.life, Cell) and child.life.ref is ref:
+                await self._stop(child)
+                self._children.remove(child)
+                break
+        else:
+            if ref.alive:
+                answer.give(error=ValueError(f"{ref!r} is no child of {self!r}"))
+                return
+        answer.give(ref)
+
+    # -- seeing it -----------------------------------------------------------------------------
+
+    def describe(self) -> Description:
+        """This supervisor and what is below it, as plain data."""
+        now = self._around.runtime.clock()
+        children = []
+        for child in self._children:
+            life = child.life
+            if life is None:
+                state = "waits for its restart" if child.restart_timer is not None else "ended"
+                children.append(Description(child.title, "service", state, incarnation=child.lives))
+            elif isinstance(life, Node):
+                children.append(life.describe())
+            else:
+                left = child.window.left(now)
+                children.append(describe_cell(life, child.title, child.born_at, child.lives, left))
+        return Description(
+            self.id,
+            "supervisor",
+            "stopped" if self.stopped else "stopping" if self._stopping else "running",
+            uptime=now - self._born_at,
+            restarts_left=self._window.left(now),
+            children=tuple(children),
+        )

@@ -1,0 +1,81 @@
+"""Topics: what is published to one goes to its members, encoded once, and a slow one waits for nobody."""
+
+from __future__ import annotations
+
+from typing import final
+
+from actors.cell import Cell
+from actors.codecs import Codec
+from actors.connection_cell import ConnectionCell
+from actors.errors import MailboxFull
+from actors.mailbox import Told, size_of
+from actors.runtime import Runtime
+from actors.transports.websocket import frame_of
+
+
+@final
+class Topics:
+    """The topics of one tree; a topic is there while it has members."""
+
+    __slots__ = ("_joined", "_members", "_runtime")
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._members: dict[str, dict[Cell, None]] = {}
+        self._joined: dict[Cell, set[str]] = {}
+        runtime.topics = self
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def join(self, topic: str, cell: Cell) -> None:
+        """Let ``cell`` get what is published to ``topic``; twice is once."""
+        if not cell.stopped:
+            self._members.setdefault(topic, {})[cell] = None
+            self._joined.setdefault(cell, set()).add(topic)
+
+    def leave(self, topic: str, cell: Cell) -> None:
+        """Take ``join`` back."""
+        members = self._members.get(topic)
+        if members is None or cell not in members:
+            return
+        del members[cell]
+        if not members:
+            del self._members[topic]
+        joined = self._joined[cell]
+        joined.remove(topic)
+        if not joined:
+            del self._joined[cell]
+
+    def forget(self, cell: Cell) -> None:
+        """``cell`` has ended: it leaves every topic."""
+        for topic in list(self._joined.get(cell, ())):
+            self.leave(topic, cell)
+
+    def publish(self, topic: str, message: object) -> None:
+        """Give ``message`` to every member of ``topic``; from any thread.
+
+        Raises what a codec raises for a message that it cannot encode, before anybody got it; from
+        another thread than the event loop's that is logged instead.
+        """
+        self._runtime.call(self._publish, topic, message)
+
+    def _publish(self, topic: str, message: object) -> None:
+        members = list(self._members.get(topic, ()))
+        frames: dict[int, bytes] = {}
+        for cell in members:
+            if isinstance(cell, ConnectionCell) and id(cell.codec) not in frames:
+                frames[id(cell.codec)] = _encode(cell.codec, message)
+        for cell in members:
+            if isinstance(cell, ConnectionCell):
+                cell.publish_frame(frames[id(cell.codec)])
+            else:
+                told = Told(message, size_of(message))
+                try:
+                    cell.put_told(told)
+                except MailboxFull:
+                    cell.dead_letter(told, "overflow")
+
+
+def _encode(codec: Codec, message: object) -> bytes:
+    return frame_of(codec.encode(message))
