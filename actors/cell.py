@@ -314,11 +314,12 @@ class Cell:
         reaction = Reaction.STOP if self._on_crash is None else self._on_crash(self, error)
         if self.error is not None or self._crash is not None:
             return
-        if reaction is Reaction.STOP or self._restarting or not self.restartable:
-            self._end_because(error)
-        elif reaction is Reaction.RESTART:
+        goes_on = self.restartable and self.actor is not None and not self._restarting
+        if goes_on and reaction is Reaction.RESTART:
             self._crash = error
             self._parker.wake()
+        elif not (goes_on and reaction is Reaction.RESUME):
+            self._end_because(error)
 
     def _end_because(self, error: BaseException) -> None:
         if self.state in (CellState.STARTING, CellState.RUNNING):
