@@ -128,7 +128,7 @@ class Cell:
         self._crash: BaseException | None = None  # what the next incarnation is for
         self._hook_timer: Timer | None = None
         self._parker = runtime.backend.parker()
-        self._scope = anyio.CancelScope()
+        self._scope: anyio.CancelScope | None = None  # made in the task: anyio needs one to know its backend
         self._task: object = None
         self._monitors: dict[Cell, None] = {}
         self._when_stopped: list[Callable[[], None]] = []
@@ -165,8 +165,9 @@ class Cell:
         self._task = task = self.runtime.backend.current_task()
         fresh = True
         while True:
+            scope = self._scope = anyio.CancelScope()
             try:
-                with self._scope:
+                with scope:
                     if fresh:
                         await self._begin_life()
                     await self._loop()
@@ -178,11 +179,10 @@ class Cell:
                 fresh = await self._end_life()
                 if not fresh:
                     break
-            elif self._scope.cancel_called and self.restartable:
+            elif scope.cancel_called and self.restartable:
                 fresh = False  # the hook was cancelled, and its actor goes on
             else:
                 break
-            self._scope = anyio.CancelScope()
         while self.state in (CellState.STARTING, CellState.RUNNING):
             await self._parker.park()
         if self._task is task:
@@ -293,6 +293,7 @@ class Cell:
 
     def hook_failed(self, error: BaseException) -> None:
         """A hook raised ``error``: pass on the cancellation that we asked for, crash for the rest."""
+        assert self._scope is not None, "hooks run in the scope of their task"
         if self._scope.cancel_called and _is_cancellation(error, self.runtime.cancelled):
             raise error
         if self.runtime.ending and isinstance(error, self.runtime.cancelled):
@@ -350,12 +351,12 @@ class Cell:
 
     def kill(self) -> None:
         """Cancel the running hook now; it has the teardown timeout to end."""
-        if self.handling_since is not None:
+        if self.handling_since is not None and self._scope is not None:
             self._scope.cancel()
             self._set_hook_timer(self._teardown, self._abandon_hook)
 
     def _cancel_hook(self) -> None:
-        if self.handling_since is not None:
+        if self.handling_since is not None and self._scope is not None:
             self._scope.cancel()
             self._set_hook_timer(ABANDON_AFTER, self._abandon_hook)
 

@@ -32,12 +32,19 @@ ABANDON_AFTER = 1.0
 class _Task:
     """A task of the incarnation."""
 
-    __slots__ = ("name", "scope", "task")
+    __slots__ = ("cancelled", "name", "scope", "task")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.scope = anyio.CancelScope()
+        self.scope: anyio.CancelScope | None = None  # made in the task: anyio needs one to know its backend
+        self.cancelled = False
         self.task: object = None
+
+    def cancel(self) -> None:
+        """Cancel the task, also before its first step."""
+        self.cancelled = True
+        if self.scope is not None:
+            self.scope.cancel()
 
 
 @final
@@ -117,8 +124,9 @@ class Incarnation:
     ) -> None:
         own.task = self._cell.runtime.backend.current_task()
         try:
-            with own.scope:
-                await function(*args)
+            with anyio.CancelScope() as own.scope:
+                if not own.cancelled:
+                    await function(*args)
         except BaseException as error:
             self._cell.task_failed(error)
         finally:
@@ -129,7 +137,7 @@ class Incarnation:
         """Cancel the tasks and wait for their end; give the names of those still there."""
         self.ended = True
         for own in self._tasks:
-            own.scope.cancel()
+            own.cancel()
         await self._cell.runtime.wait(self._parker, lambda: not self._tasks, timeout)
         return sorted(own.name for own in self._tasks)
 

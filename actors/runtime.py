@@ -5,6 +5,7 @@ A cell gets its runtime when it is made and asks it for everything that reaches 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import threading
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from anyio.abc import TaskGroup
+from anyio.lowlevel import current_token
+from sniffio import current_async_library_cvar
 
 from actors.timers import Timers
 from actors.wakeup import Parker, current_backend
@@ -82,6 +85,11 @@ class Runtime:
     )
 
     def __init__(self, task_group: TaskGroup, clock: Callable[[], float] | None = None) -> None:
+        if isinstance(current_token().native_token, asyncio.AbstractEventLoop):
+            # anyio asks sniffio, which knows asyncio by the current task, or where there is none, as in
+            # every callback, by this variable: unlike anyio.run(), asyncio.run() and Robyn do not set it.
+            # Tasks and transports that are made in this context inherit it.
+            current_async_library_cvar.set("asyncio")
         self.backend = current_backend()
         self.cancelled = self.backend.cancelled
         self.clock = self.backend.clock if clock is None else clock

@@ -9,6 +9,7 @@ event loop; a ``Waiter`` may be woken from any thread.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import Callable
@@ -102,10 +103,11 @@ class Backend(Protocol):
 class AsyncioBackend:
     """asyncio and uvloop."""
 
-    __slots__ = ("cancelled", "clock", "loop")
+    __slots__ = ("_context", "cancelled", "clock", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self._context = contextvars.copy_context()
         # Not loop.time: uvloop's stands still within a turn of the loop and counts whole milliseconds,
         # so that a pong which comes at once would not be later than its ping.
         self.clock: Callable[[], float] = time.monotonic
@@ -118,7 +120,8 @@ class AsyncioBackend:
         return asyncio.current_task(self.loop)
 
     def call_from_thread(self, function: Callable[..., object], *args: Any) -> None:
-        self.loop.call_soon_threadsafe(function, *args)
+        # In the context of this event loop, not of the calling thread: see Runtime.
+        self.loop.call_soon_threadsafe(function, *args, context=self._context)
 
 
 @final

@@ -44,6 +44,6 @@ __all__ = [
 ]
 
 for _name in __all__:
-    if globals()[_name].__module__.startswith(__name__):
+    if globals()[_name].__module__ != "actors":
         globals()[_name].__module__ = __name__  # a traceback names things as users import them
 del _name

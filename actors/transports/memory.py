@@ -24,8 +24,10 @@ class MemoryTransport:
         "_high_water",
         "_hung_up",
         "_inbound",
+        "_linger",
         "_lost",
         "_paused",
+        "_reading",
         "_stalled",
         "aborted",
         "buffered",
@@ -39,13 +41,15 @@ class MemoryTransport:
         self, deliver: Callable[[bytes], None], hung_up: Callable[[], None], high_water: int = HIGH_WATER
     ) -> None:
         self._deliver = deliver
-        self._hung_up = hung_up
+        self._hung_up: Callable[[], None] | None = hung_up
         self._high_water = high_water
-        self._inbound: list[bytes] = []
+        self._inbound: list[bytes] = []  # an empty one is the end of the peer's side
         self._held: list[bytes] = []
         self._paused = False
+        self._reading = False
         self._stalled = False
         self._ended = False
+        self._linger = False
         self._lost = False
         self.aborted = False
         self.buffered = 0
@@ -55,36 +59,38 @@ class MemoryTransport:
 
     def feed(self, data: bytes) -> None:
         """Bytes from the peer; kept while reading is paused."""
-        if self._paused or self.congested:
+        if data:
             self._inbound.append(data)
-        elif not self._lost:
-            self.sink.data(data)
+            self._read()
 
     def feed_eof(self) -> None:
-        """The peer ends its side."""
-        if not self._lost:
-            self.sink.eof()
-            if self._ended:
-                self.drop()
+        """The peer ends its side; noticed behind the bytes that are kept."""
+        self._inbound.append(b"")
+        self._read()
 
     def drop(self) -> None:
         """The connection is gone."""
         if not self._lost:
             self._lost = self._ended = True
+            self._held.clear()
+            self.buffered = 0
             self.sink.lost()
 
     def stall(self, stalled: bool) -> None:
-        """Let the peer stop reading, or read again."""
+        """Let the peer stop reading, or read again: it sees neither bytes nor the end meanwhile."""
         self._stalled = stalled
-        if not stalled:
-            held, self._held = self._held, []
-            self.buffered = 0
-            for data in held:
-                self._deliver(data)
-            if self.congested:
-                self.congested = False
-                self._read()
-                self.sink.writable()
+        if stalled:
+            return
+        held, self._held = self._held, []
+        self.buffered = 0
+        for data in held:
+            self._deliver(data)
+        if self._ended:
+            self._finish()
+        elif self.congested:
+            self.congested = False
+            self._read()
+            self.sink.writable()
 
     # -- called by the sink --------------------------------------------------------------------
 
@@ -110,18 +116,32 @@ class MemoryTransport:
         self._read()
 
     def _read(self) -> None:
-        while self._inbound and not self._paused and not self.congested and not self._lost:
-            self.sink.data(self._inbound.pop(0))
+        if self._reading:  # the sink paused and resumed: the loop below goes on
+            return
+        self._reading = True
+        while self._inbound and not self._lost and not self._paused and (self._ended or not self.congested):
+            data = self._inbound.pop(0)
+            if data:
+                self.sink.data(data)
+            else:
+                self.sink.eof()
+                if self._ended:
+                    self.drop()
+        self._reading = False
 
     def end(self, *, linger: bool) -> None:
-        if not self._ended:
-            self._ended = True
-            self._hung_up()
-        if not linger and not self._stalled:
+        self._ended = True
+        self._linger = linger
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self._stalled and self._hung_up is not None:
+            hung_up, self._hung_up = self._hung_up, None
+            hung_up()
+        if not self._linger and not self._held:
             self.drop()
 
     def abort(self) -> None:
         self.aborted = True
-        self._ended = True
-        self._hung_up()
-        self.drop()
+        self._held.clear()
+        self.end(linger=False)
