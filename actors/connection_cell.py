@@ -31,6 +31,8 @@ from actors.timers import Timer
 from actors.transports.websocket import WebSocket
 from actors.wakeup import Parker, Waiter
 
+_REFUSED = object()
+
 
 class _DrainMarker(Told):
     """Behind the last message admitted before a close with ``drain``."""
@@ -141,15 +143,10 @@ class ConnectionCell(Cell):
         if self._paused and self.mailbox.may_resume:
             self._paused = False
             self._apply_reading()
-        if not self._raw:
-            try:
-                message = self.codec.decode(message)
-            except PayloadRefused as error:
-                self.dead_letter(message, "refused by the codec")
-                self.close(Close(error.code, fit_reason(str(error))))
-                return
+        if not self._raw and (message := self._decode(message)) is _REFUSED:
+            return
         actor = self.actor
-        assert actor is not None, "a cell without an actor is crashed, and its lanes are empty"
+        assert actor is not None, "a cell without an actor has crashed, and its lanes are empty"
         self.handling_since = self.runtime.clock()
         try:
             result: Any = actor.on_message(message)
@@ -161,6 +158,17 @@ class ConnectionCell(Cell):
             self.hook_failed(error)
         finally:
             self.handling_since = None
+
+    def _decode(self, data: str | bytes) -> Any:
+        try:
+            return self.codec.decode(data)
+        except PayloadRefused as error:
+            self.dead_letter(data, "refused by the codec")
+            self.close(Close(error.code, fit_reason(str(error))))
+        except BaseException as error:
+            self.dead_letter(data, "crashed")
+            self.hook_failed(error)
+        return _REFUSED
 
     def send(self, message: Any) -> None:
         """Queue one message for the peer."""
@@ -191,7 +199,7 @@ class ConnectionCell(Cell):
                 self.on_congested()
 
     async def wait_writable(self) -> None:
-        """Wait until the write buffer is below its high water mark; raises ``ConnectionClosing``."""
+        """Wait until the write buffer is below its high water mark, or the connection closes."""
         transport = self.websocket.transport
         parker = self.runtime.backend.parker()
         self._writers.append(parker)

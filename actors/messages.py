@@ -115,6 +115,8 @@ class Close:
 
     def __post_init__(self) -> None:
         check_close(self.code, self.reason)
+        if isinstance(self.grace, bool) or not isinstance(self.grace, (int, float)):
+            raise TypeError(f"grace: seconds as a number, not {self.grace!r}")
         if not self.grace >= 0:
             raise ValueError(f"grace: seconds, zero or more, not {self.grace!r}")
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, final
 
+import trio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 from sniffio import current_async_library_cvar
@@ -112,6 +113,7 @@ class Runtime:
         """Whether every task of the runtime is being cancelled: the last resort of a shutdown."""
         return self._task_group.cancel_scope.cancel_called
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the program's main task, not for whose hook runs
     async def _contain(self, function: Callable[..., Awaitable[object]], args: tuple[object, ...]) -> None:
         try:
             await function(*args)
