@@ -24,6 +24,7 @@ from actors.connection import ConnectionActor
 from actors.errors import ActorMisuse, ActorStopped, ConnectionClosing, PayloadRefused
 from actors.mailbox import DEFAULT_BOUNDS, Bounds, Overflow, Told
 from actors.messages import Close, CloseReport, ExitReason, Initiator
+from actors.rates import InboundRate
 from actors.ref import Closing
 from actors.request import Request
 from actors.runtime import Runtime
@@ -52,6 +53,7 @@ class ConnectionCell(Cell):
         "_initiator",
         "_late",
         "_paused",
+        "_rate",
         "_raw",
         "_send_limit",
         "_state",
@@ -85,6 +87,8 @@ class ConnectionCell(Cell):
         on_crash: Callable[[Cell, BaseException], Reaction] | None = None,
         restart_delay: Callable[[Cell], float] | None = None,
         on_exit: Callable[[Cell], None] | None = None,
+        message_rate: float | None = None,
+        message_burst: int = 200,
     ) -> None:
         super().__init__(
             runtime,
@@ -109,6 +113,9 @@ class ConnectionCell(Cell):
         self._close: Close | None = None
         self._close_timeout = close
         self._send_limit = send_limit
+        self._rate = (
+            None if message_rate is None else InboundRate(message_rate, message_burst, runtime.clock())
+        )
         self._close_deadline: Timer | None = None
         self._initiator = Initiator.LOCAL
         self._began_at = 0.0
@@ -130,6 +137,25 @@ class ConnectionCell(Cell):
             self._paused = True
             self._apply_reading()
         self._parker.wake()
+        if self._rate is not None:
+            self._look_at_rate(self._rate)
+
+    def _look_at_rate(self, rate: InboundRate) -> None:
+        """Pause reading while messages come too fast; close with 1008 when that does not help."""
+        now = self.runtime.clock()
+        if rate.message(now) or rate.paused:
+            return
+        if rate.stubborn(now):
+            self.exit_with(ExitReason.POLICY_VIOLATION, "too many messages")
+            return
+        rate.paused = True
+        self._apply_reading()
+        self.runtime.timers.after(rate.pause(now), self._end_rate_pause)
+
+    def _end_rate_pause(self) -> None:
+        assert self._rate is not None
+        self._rate.paused = False
+        self._apply_reading()
 
     async def dispatch(self, message: Any) -> None:
         """Give one message to its hook; a payload that the codec refuses closes the connection."""
@@ -219,10 +245,14 @@ class ConnectionCell(Cell):
     @property
     def reading(self) -> bool:
         """Whether what the peer sends is read at the moment."""
-        return not self._paused and not self._between_lives and not self.websocket.transport.congested
+        return not self._held and not self.websocket.transport.congested
+
+    @property
+    def _held(self) -> bool:
+        return self._paused or self._between_lives or (self._rate is not None and self._rate.paused)
 
     def _apply_reading(self) -> None:
-        if (self._paused or self._between_lives) and not self.closing:
+        if self._held and not self.closing:
             self.websocket.transport.pause()
         else:
             self.websocket.transport.resume()

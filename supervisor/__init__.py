@@ -8,6 +8,7 @@ except ImportError as error:  # pragma: no cover - only in a broken environment
         "install connection-supervisor into an environment of its own"
     ) from error
 from actors.errors import ChildStartFailed, RestartLimitReached
+from supervisor.admission import Admission
 from supervisor.drain import DrainReport
 from supervisor.inspection import Description
 from supervisor.policies import Backoff, Heartbeat, Limits, OnCrash, Policy, RestartLimit, Timeouts
@@ -19,6 +20,7 @@ from supervisor.strategies import AutoShutdown, Restart, Strategy
 from supervisor.tree import Supervisor, Tree
 
 __all__ = [
+    "Admission",
     "AutoShutdown",
     "Backoff",
     "ChildSpec",

@@ -11,6 +11,7 @@ from actors.cell import Cell, Reaction
 from actors.connection_cell import ConnectionCell
 from actors.mailbox import Bounds
 from actors.messages import Close
+from supervisor.admission import Gate, Ticket
 from supervisor.events import ActorCrashed, ActorRestarted, ConnectionClosed, ConnectionOpened, tell
 from supervisor.inspection import Description, describe_cell
 from supervisor.policies import OnCrash, Policy
@@ -39,11 +40,12 @@ class Connections(Sized, Iterable[ActorRef]):
 class _Child:
     """What the supervisor knows about one connection; parts for restarts are made when one is needed."""
 
-    __slots__ = ("backoff", "born_at", "policy", "watch", "window")
+    __slots__ = ("backoff", "born_at", "policy", "ticket", "watch", "window")
 
-    def __init__(self, policy: Policy, watch: Watch, now: float) -> None:
+    def __init__(self, policy: Policy, watch: Watch, ticket: Ticket, now: float) -> None:
         self.policy = policy
         self.watch = watch
+        self.ticket = ticket
         self.born_at = now
         self.window: RestartWindow | None = None
         self.backoff: BackoffClock | None = None
@@ -56,17 +58,18 @@ class ConnectionSupervisor:
     It has no budget of its own: no connection's end or restart touches another one.
     """
 
-    __slots__ = ("_around", "_cells", "_emptied", "view")
+    __slots__ = ("_around", "_cells", "_emptied", "_gate", "view")
 
-    def __init__(self, around: Surroundings) -> None:
+    def __init__(self, around: Surroundings, gate: Gate) -> None:
         self._around = around
+        self._gate = gate
         self._cells: dict[ConnectionCell, _Child] = {}
         self._emptied = around.runtime.backend.parker()
         self.view = Connections(self._cells)
 
-    def start(self, cell: ConnectionCell, policy: Policy) -> None:
-        """Take over a cell whose WebSocket is open; the caller runs it."""
-        self._cells[cell] = _Child(policy, Watch(cell, policy), cell.runtime.clock())
+    def start(self, cell: ConnectionCell, policy: Policy, ticket: Ticket) -> None:
+        """Take over a cell whose WebSocket is open, and its place; the caller runs it."""
+        self._cells[cell] = _Child(policy, Watch(cell, policy), ticket, cell.runtime.clock())
         self._around.registry.register(cell.id, cell.ref)
         request = cell.request
         tell(self._around.hooks, ConnectionOpened(cell.id, request.path, request.client, request.subprotocol))
@@ -100,7 +103,10 @@ class ConnectionSupervisor:
         assert isinstance(cell, ConnectionCell)
         assert cell.report is not None, "the teardown follows the end of the wire"
         assert cell.torn_down_at is not None, "set at the end of the teardown"
-        self._cells.pop(cell).watch.cancel()
+        child = self._cells.pop(cell)
+        child.watch.cancel()
+        self._gate.leave(child.ticket)
+        self._gate.opened(crashed=cell.exit_reason.abnormal, lived=cell.report.opened_for)
         self._around.registry.forget(cell.id, cell.ref)
         self._around.topics.forget(cell)
         began, ended = cell.torn_down_at

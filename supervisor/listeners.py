@@ -24,6 +24,20 @@ logger = logging.getLogger("supervisor")
 
 BACKLOG = 2048
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# accept(2): "treat them like EAGAIN": the connection is gone before it was accepted.
+_OF_ONE_CONNECTION = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+        errno.EPROTO,
+    }
+)
 ACCEPT_PAUSE = 0.1
 """Seconds to wait when the process or the machine has no descriptors or memory for a connection."""
 
@@ -187,17 +201,23 @@ class _TrioListeners:
             listener.socket.close()
 
     async def _accept(self, listener: trio.SocketListener) -> None:
+        warned = False
         while True:
             try:
                 stream = await listener.accept()
             except trio.ClosedResourceError:
                 return
             except OSError as error:
+                if error.errno in _OF_ONE_CONNECTION:
+                    continue
                 if error.errno not in _OUT_OF_RESOURCES:
                     raise
-                logger.error("accept: %s; trying again every %s s", error.strerror, ACCEPT_PAUSE)
+                if not warned:
+                    warned = True
+                    logger.error("accept: %s; trying again every %s s", error.strerror, ACCEPT_PAUSE)
                 await trio.sleep(ACCEPT_PAUSE)
             else:
+                warned = False
                 self._runtime.spawn(self._serve, stream, name="connection")
 
     async def _serve(self, stream: trio.SocketStream) -> None:

@@ -27,6 +27,7 @@ from actors.messages import Close
 from actors.runtime import Runtime
 from actors.transports.transport import Transport
 from actors.wakeup import Waiter
+from supervisor.admission import Admission, Gate
 from supervisor.connections import Connections, ConnectionSupervisor
 from supervisor.drain import DrainReport, drain
 from supervisor.events import Hook, ServerStarted, ServerStopped, log_event, tell
@@ -55,6 +56,7 @@ def serve(
     sock: socket.socket | None = None,
     ssl: tls.SSLContext | None = None,
     policy: Policy | None = None,
+    admission: Admission | None = None,
     strategy: Strategy = Strategy.ONE_FOR_ONE,
     children: Sequence[ChildSpec | Supervisor | type[Actor]] = (),
     hooks: Sequence[Hook] = (log_event,),
@@ -64,10 +66,10 @@ def serve(
     ``routes`` maps a path (``"/rooms/:room"``) to a ``ConnectionActor`` subclass or a ``Route``.
     Listens on ``host`` and ``port`` (by default any free one: ``server.port`` tells), or on the Unix
     socket ``unix``, or on the bound socket ``sock``, which it takes over.  ``ssl`` turns on TLS.
-    ``policy`` is for what classes and routes leave open.  ``children`` are services and supervisors
-    that run beside the connections, under ``strategy``, as in ``Supervisor``; they start before the
-    first connection and stop after the last.  ``hooks`` are told every lifecycle event; by default
-    the log is.
+    ``policy`` is for what classes and routes leave open, ``admission`` says who may connect.
+    ``children`` are services and supervisors that run beside the connections, under ``strategy``, as
+    in ``Supervisor``; they start before the first connection and stop after the last.  ``hooks`` are
+    told every lifecycle event; by default the log is.
 
     In place of the block, ``await task_group.start(serve(...).run)`` serves until it is cancelled.
 
@@ -85,6 +87,7 @@ def serve(
         sock=sock,
         ssl=ssl,
         policy=policy,
+        admission=admission,
         strategy=strategy,
         children=children,
         hooks=hooks,
@@ -97,6 +100,7 @@ class Server:
 
     runtime: Runtime
     connection_supervisor: ConnectionSupervisor
+    gate: Gate
     _root: Root
     _stop: Waiter
 
@@ -110,6 +114,7 @@ class Server:
         sock: socket.socket | None,
         ssl: tls.SSLContext | None,
         policy: Policy | None,
+        admission: Admission | None,
         strategy: Strategy,
         children: Sequence[ChildSpec | Supervisor | type[Actor]],
         hooks: Sequence[Hook],
@@ -122,11 +127,14 @@ class Server:
             raise ValueError(f"{' and '.join(given)}: one address is enough, give only one of them")
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(f"policy: a supervisor.Policy, not {policy!r}")
+        if admission is not None and not isinstance(admission, Admission):
+            raise TypeError(f"admission: a supervisor.Admission, not {admission!r}")
         if ssl is not None and not isinstance(ssl, tls.SSLContext):
             raise TypeError(f"ssl: an ssl.SSLContext, not {ssl!r}")
         self._services = Supervisor(children, strategy=strategy, name="services")
         self.router = Router(routes)
         self.given_policy = policy
+        self._admission = admission or Admission()
         self.policy = policy or Policy()
         self.hooks = tuple(hooks)
         self.registry = Registry()
@@ -174,6 +182,11 @@ class Server:
     def publish(self, topic: str, message: object) -> None:
         """Give ``message`` to every member of ``topic``; from any thread."""
         self._root.tree.publish(topic, message)
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How many connections admission refused, by reason: ``"origin"``, ``"per_address"`` and so on."""
+        return self.gate.refused
 
     async def drain(
         self,
@@ -247,7 +260,8 @@ class Server:
         """Runs in the host task: the services first, then the listeners."""
         self.runtime = runtime = host.runtime
         around = Surroundings(runtime, self.registry, self.hooks, self.given_policy)
-        self.connection_supervisor = ConnectionSupervisor(around)
+        self.gate = Gate(self._admission, runtime.clock)
+        self.connection_supervisor = ConnectionSupervisor(around, self.gate)
         self._root = Root(around, self._services, host.fail, self.connection_supervisor.describe)
         await self._root.start()
         timeouts = self.policy.timeouts

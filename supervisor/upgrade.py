@@ -35,7 +35,7 @@ logger = logging.getLogger("supervisor")
 class Upgrade:
     """The opening handshake of one accepted connection; forgotten by the server when it is over."""
 
-    __slots__ = ("_deadline", "_gone", "_handshake", "_opening", "_scope", "_server", "transport")
+    __slots__ = ("_deadline", "_gone", "_handshake", "_opening", "_scope", "_server", "_ticket", "transport")
 
     def __init__(self, server: Server, transport: Transport) -> None:
         self._server = server
@@ -50,6 +50,9 @@ class Upgrade:
         self._deadline = (
             None if handshake_timeout is None else server.runtime.timers.after(handshake_timeout, self.abort)
         )
+        self._ticket, refused = server.gate.arrive(transport.peer, transport.descriptor)
+        if refused is not None:
+            self._refuse(refused)
 
     def abort(self) -> None:
         """Drop the connection: its time is over, or the server stops."""
@@ -62,17 +65,21 @@ class Upgrade:
         server = self._server
         if server.plain_http is not None and not wants_websocket(head):
             self._over()
+            server.gate.leave(self._ticket)
             server.plain_http(self.transport, head + self._opening.rest())
             return
         try:
-            handshake = self._handshake = Handshake(head, client=self.transport.peer, max_message=None)
+            handshake = self._handshake = Handshake(head, client=self.transport.peer)
+            client = server.gate.client_of(self.transport.peer, handshake.request)
             found = server.router.find(handshake.path)
             if found is None:
                 raise HandshakeRefused(404, "no WebSocket at this path")
             route, path_params = found
-            handshake.negotiate(route.subprotocols, path_params)
+            compression = route.policy_within(server.given_policy).limits.compression
+            handshake.negotiate(route.subprotocols, path_params, client=client, compression=compression)
             if not server.accepting:
                 raise HandshakeRefused(503, "the server is going down", {"Retry-After": "5"})
+            server.gate.ask(self._ticket, client, handshake.request)
             choose_codec(route.actor.codec, handshake.request.subprotocol)
         except HandshakeRefused as refused:
             self._refuse(refused)
@@ -129,13 +136,24 @@ class Upgrade:
             on_crash=tree.crashed,
             restart_delay=tree.restart_delay,
             on_exit=tree.exited,
+            message_rate=policy.limits.message_rate,
+            message_burst=policy.limits.message_burst,
         )
-        handshake.protocol.max_message_size = policy.limits.max_message
+        limits = policy.limits
+        handshake.protocol.max_message_size = limits.max_message
         transport.write(handshake.accept())
-        websocket = WebSocket(transport, handshake.protocol, cell, server.runtime.clock)
+        websocket = WebSocket(
+            transport,
+            handshake.protocol,
+            cell,
+            server.runtime.clock,
+            max_fragments=limits.max_fragments,
+            control_rate=limits.control_rate,
+            control_burst=limits.control_burst,
+        )
         cell.websocket = websocket
         self._over()
-        tree.start(cell, policy)
+        tree.start(cell, policy, self._ticket)
         transport.sink = websocket
         rest = self._opening.rest()
         if rest:
@@ -155,6 +173,7 @@ class Upgrade:
         self._gone = True
         if self._scope is not None:
             self._scope.cancel()
+        self._server.gate.leave(self._ticket)
         self._over()
 
     def _over(self) -> None:

@@ -104,6 +104,11 @@ class AsyncioTransport(asyncio.Protocol):
         return self._transport.get_extra_info("sockname")
 
     @property
+    def descriptor(self) -> int | None:
+        sock = None if self._transport is None else self._transport.get_extra_info("socket")
+        return None if sock is None else int(sock.fileno())
+
+    @property
     def buffered(self) -> int:
         in_kernel_queue = 0 if self._transport is None else self._transport.get_write_buffer_size()
         return self._pending + in_kernel_queue

@@ -95,6 +95,10 @@ class MemoryTransport:
     # -- called by the sink --------------------------------------------------------------------
 
     @property
+    def descriptor(self) -> int | None:
+        return None
+
+    @property
     def peer(self) -> str:
         return "memory"
 

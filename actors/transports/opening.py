@@ -23,6 +23,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from actors.request import Headers, QueryParams, Request
+from actors.transports.compression import BoundedDeflateFactory
 from actors.transports.transport import Transport
 from actors.transports.websocket import wire_logger
 
@@ -101,8 +102,8 @@ class Handshake:
 
     __slots__ = ("_http_request", "path", "protocol", "query", "request", "response")
 
-    def __init__(self, head: bytes, *, client: str, max_message: int | None) -> None:
-        self.protocol = _Protocol(max_size=max_message, logger=wire_logger)
+    def __init__(self, head: bytes, *, client: str) -> None:
+        self.protocol = _Protocol(logger=wire_logger)
         self.protocol.receive_data(head)
         events = self.protocol.events_received()
         if not events:
@@ -128,8 +129,19 @@ class Handshake:
             client=client,
         )
 
-    def negotiate(self, subprotocols: Iterable[str], path_params: Mapping[str, str]) -> Request:
-        """Check the request as an upgrade, agree on a subprotocol; raises ``HandshakeRefused``."""
+    def negotiate(
+        self,
+        subprotocols: Iterable[str],
+        path_params: Mapping[str, str],
+        *,
+        client: str | None = None,
+        compression: bool = False,
+    ) -> Request:
+        """Check the request as an upgrade, agree on a subprotocol; raises ``HandshakeRefused``.
+
+        ``client`` is the client's address where a proxy told it.
+        """
+        self.protocol.available_extensions = [BoundedDeflateFactory()] if compression else None
         self.protocol.available_subprotocols = [Subprotocol(name) for name in subprotocols]
         response = self.protocol.accept(self._http_request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
@@ -145,7 +157,7 @@ class Handshake:
             path_params=path_params,
             query_params=asked.query_params,
             headers=asked.headers,
-            client=asked.client,
+            client=client or asked.client,
             subprotocol=self.protocol.subprotocol,
             state=asked.state,
         )

@@ -37,6 +37,10 @@ class Transport(Protocol):
         """The peer's address: ``host:port``, ``[host]:port`` or ``unix``."""
 
     @property
+    def descriptor(self) -> int | None:
+        """The number of the socket's descriptor; ``None`` where there is no socket."""
+
+    @property
     def buffered(self) -> int:
         """Bytes written and not yet taken by the kernel."""
 

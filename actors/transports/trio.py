@@ -68,6 +68,10 @@ class TrioTransport:
         return self._peer
 
     @property
+    def descriptor(self) -> int | None:
+        return self._socket.fileno()
+
+    @property
     def socket_name(self) -> object:
         """The address of this side, as ``getsockname`` gives it."""
         return self._socket.getsockname()

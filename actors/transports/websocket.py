@@ -11,16 +11,21 @@ import logging
 from collections.abc import Callable
 from typing import Protocol, final
 
+from websockets.exceptions import ProtocolError
 from websockets.frames import Close as CloseFrame
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from actors.codes import CloseCode
+from actors.rates import TokenBucket
 from actors.transports.transport import Transport
 
 wire_logger = logging.getLogger("actors.wire")
 wire_logger.setLevel(logging.WARNING)
+
+
+_PONG = bytes([0x80 | Opcode.PONG])
 
 
 class Receiver(Protocol):
@@ -48,8 +53,12 @@ class WebSocket:
 
     __slots__ = (
         "_clock",
+        "_control",
+        "_control_burst",
+        "_control_rate",
         "_finished",
         "_fragments",
+        "_max_fragments",
         "_muted",
         "_ping",
         "_protocol",
@@ -71,6 +80,10 @@ class WebSocket:
         protocol: ServerProtocol,
         receiver: Receiver,
         clock: Callable[[], float],
+        *,
+        max_fragments: int | None = None,
+        control_rate: float | None = None,
+        control_burst: int = 40,
     ) -> None:
         self.transport = transport
         self._protocol = protocol
@@ -90,6 +103,10 @@ class WebSocket:
         self.round_trip: float | None = None
         """Seconds from the last answered ping to its pong."""
         self._ping = b""
+        self._max_fragments = max_fragments
+        self._control_rate = control_rate
+        self._control_burst = control_burst
+        self._control: TokenBucket | None = None
         self._fragments: list[bytes] = []
         self._text = False
         self._finished = False  # the peer's Close or a failure was reported: frames mean nothing now
@@ -134,16 +151,40 @@ class WebSocket:
             if frame.fin:
                 self._message(frame.data)
             else:
-                self._fragments.append(bytes(frame.data))
+                self._fragment(frame)
         elif opcode is Opcode.CONT:
-            self._fragments.append(bytes(frame.data))
-            if frame.fin:
+            self._fragment(frame)
+            if frame.fin and not self._finished:
                 whole = b"".join(self._fragments)
                 self._fragments.clear()
                 self._message(whole)
-        elif opcode is Opcode.PONG and self.ping_sent_at is not None and frame.data == self._ping:
+        elif opcode is not Opcode.CLOSE:
+            self._control_frame(frame)
+
+    def _fragment(self, frame: Frame) -> None:
+        self._fragments.append(bytes(frame.data))
+        if self._max_fragments is not None and len(self._fragments) > self._max_fragments:
+            self._fragments.clear()
+            self._fail(CloseCode.MESSAGE_TOO_BIG, f"more than {self._max_fragments} fragments")
+
+    def _control_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.PONG and self.ping_sent_at is not None and frame.data == self._ping:
             self.round_trip = self.last_received - self.ping_sent_at
             self.ping_sent_at = None
+            return
+        if self._control_rate is None:
+            return
+        if self._control is None:
+            self._control = TokenBucket(self._control_rate, self._control_burst, self.last_received)
+        if not self._control.take(self.last_received):
+            self._fail(CloseCode.POLICY_VIOLATION, "too many control frames")
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Fail the connection (RFC 6455, section 7.1.7) for what the protocol does not know."""
+        if not self._finished and self._protocol.state is OPEN:
+            self._protocol.fail(code, reason)
+            self._protocol.parser_exc = ProtocolError(reason)
+            self._look()
 
     def _message(self, payload: bytes | bytearray | memoryview) -> None:
         self.last_message = self.last_received
@@ -153,19 +194,26 @@ class WebSocket:
         try:
             text = str(payload, "utf-8")
         except UnicodeDecodeError as error:
-            # RFC 6455, section 8.1: fail the connection; the code is section 7.4.1's 1007.
-            self._protocol.fail(CloseCode.INVALID_DATA, f"invalid UTF-8 at position {error.start}")
-            self._protocol.parser_exc = error
-            self._look()
+            # RFC 6455, section 8.1; the code is section 7.4.1's.
+            self._fail(CloseCode.INVALID_DATA, f"invalid UTF-8 at position {error.start}")
         else:
             self._receiver.received(text)
 
     def _look(self) -> None:
         """Send what the protocol wants to send, and report the end of the conversation once."""
         protocol = self._protocol
-        for chunk in protocol.data_to_send():
-            if chunk and not self._muted:  # an empty chunk asks for the end of TCP, which is not ours
-                self.transport.write(chunk)
+        if not self._muted:
+            pong = b""
+            for chunk in protocol.data_to_send():
+                if chunk[:1] == _PONG:
+                    pong = chunk  # "MAY elect to send a Pong frame for only the most recent" (section 5.5.3)
+                elif chunk:  # an empty chunk asks for the end of TCP, which is not ours
+                    self.transport.write(pong + chunk if pong else chunk)
+                    pong = b""
+            if pong:
+                self.transport.write(pong)
+        else:
+            protocol.data_to_send()
         if protocol.state is not OPEN:
             self._muted = True
             if self._finished:

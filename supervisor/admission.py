@@ -1,0 +1,373 @@
+"""Admission: who may connect.  Caps, rates, Origin, trusted proxies, and a breaker.
+
+The way of a connection: ``Gate.arrive`` when it is accepted, before a byte is read; ``Gate.ask`` when
+its request is there; ``Gate.leave`` when it has ended, whatever ended it.  The bookkeeping is bounded:
+an address is forgotten when it has nothing open and its rate has recovered, and at most
+``MAX_ADDRESSES`` of them are known; IPv6 clients are known by their /64, which is what one of them has.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import resource
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import final
+from urllib.parse import urlsplit
+
+from actors import Request
+from actors.rates import TokenBucket
+from actors.transports.opening import HandshakeRefused
+from supervisor.policies import NOT_GIVEN, NotGiven, check_count, check_seconds
+
+logger = logging.getLogger("supervisor")
+
+MAX_ADDRESSES = 65_536
+"""Addresses that are known at the same time."""
+SPARE_DESCRIPTORS = 32
+"""Descriptors kept free: a connection that would take one of them is answered 503 at once."""
+FRESH = 1.0
+"""Seconds: a connection that crashes within them after 101 counts for the breaker."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """Who may connect to a server; ``None`` switches a cap off.
+
+    ``max_connections``: open and opening ones, then 503; by default 10 000 or 80 % of the descriptor
+    limit, whichever is less.  ``per_address``: open and opening ones of one client address, then 429.
+    ``handshakes_per_minute``: of one client address, then 429.  ``per_key``: open ones of one
+    ``key(request)``, then 429; a key of ``None`` is not counted.  ``exempt``: networks whose clients are not
+    counted by address; by default loopback, where a proxy may stand for many.
+
+    ``origins``: ``"same host"`` (the default; an upgrade without ``Origin`` comes from no browser and
+    passes too), ``"*"``, or the origins that may connect, as ``"https://example.com"``; else 403.
+
+    ``trusted_proxies``: addresses and networks whose ``Forwarded`` or ``X-Forwarded-For`` is believed:
+    the client is then the last address in it that is no trusted proxy.
+
+    ``breaker``: that many fresh connections which crashed in a row stop admission for
+    ``breaker_pause`` seconds (503); then one is let in to try.
+
+    Raises ``TypeError`` and ``ValueError`` naming the option.
+    """
+
+    max_connections: int | NotGiven | None = NOT_GIVEN
+    per_address: int | None = 128
+    handshakes_per_minute: int | None = 64
+    per_key: int | None = None
+    key: Callable[[Request], Hashable] | None = None
+    exempt: Sequence[str] = LOOPBACK
+    origins: str | Sequence[str] = "same host"
+    trusted_proxies: Sequence[str] = ()
+    breaker: int | None = 20
+    breaker_pause: float = 5.0
+
+    def __post_init__(self) -> None:
+        for option in ("per_address", "handshakes_per_minute", "per_key", "breaker"):
+            check_count(option, getattr(self, option))
+        if not isinstance(self.max_connections, NotGiven):
+            check_count("max_connections", self.max_connections)
+        if (self.per_key is None) != (self.key is None):
+            raise ValueError("per_key, key: one needs the other")
+        if isinstance(self.origins, str) and self.origins not in ("same host", "*"):
+            raise ValueError(f"origins: 'same host', '*', or a list of origins, not {self.origins!r}")
+        for origin in () if isinstance(self.origins, str) else self.origins:
+            url = urlsplit(origin)
+            if not url.scheme or not url.netloc or url.path or url.query:
+                raise ValueError(f"origins: {origin!r} is no origin; write it like 'https://example.com'")
+        networks("exempt", self.exempt)
+        networks("trusted_proxies", self.trusted_proxies)
+        if self.breaker_pause is None:
+            raise TypeError("breaker_pause: seconds; breaker=None switches the breaker off")
+        check_seconds("breaker_pause", self.breaker_pause)
+
+    @property
+    def connection_limit(self) -> int | None:
+        """The cap on connections, the default filled in."""
+        if isinstance(self.max_connections, NotGiven):
+            return min(10_000, descriptor_limit() * 8 // 10)
+        return self.max_connections
+
+
+def descriptor_limit() -> int:
+    """How many descriptors this process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 30 if soft == resource.RLIM_INFINITY else soft
+
+
+def networks(option: str, given: Sequence[str]) -> tuple[Network, ...]:
+    """Parse addresses and networks; raises ``ValueError`` naming ``option``."""
+    if isinstance(given, str):
+        raise TypeError(f"{option}: a sequence of addresses and networks, not the str {given!r}")
+    try:
+        return tuple(ipaddress.ip_network(one) for one in given)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
+
+
+@final
+class _Address:
+    """What is known about one client address."""
+
+    __slots__ = ("bucket", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.bucket: TokenBucket | None = None
+
+
+@final
+class Ticket:
+    """One accepted connection's place; given back exactly once."""
+
+    __slots__ = ("address", "key", "left")
+
+    def __init__(self, address: str | None) -> None:
+        self.address = address
+        self.key: Hashable = None
+        self.left = False
+
+
+@final
+class Gate:
+    """The admission of one server at work."""
+
+    def __init__(self, admission: Admission, clock: Callable[[], float]) -> None:
+        self._admission = admission
+        self._clock = clock
+        self._limit = admission.connection_limit
+        self._exempt = networks("exempt", admission.exempt)
+        self._proxies = networks("trusted_proxies", admission.trusted_proxies)
+        self._addresses: dict[str, _Address] = {}
+        self._keys: Counter[Hashable] = Counter()
+        self._count = 0
+        self._crashes = 0
+        self._shut_until = 0.0
+        self._warned = -1e9
+        self.refused: Counter[str] = Counter()
+        """How many connections were refused, by reason."""
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def known_addresses(self) -> int:
+        """How many addresses the bookkeeping has."""
+        return len(self._addresses)
+
+    # -- the way of a connection ---------------------------------------------------------------
+
+    def arrive(self, peer: str, descriptor: int | None) -> tuple[Ticket, HandshakeRefused | None]:
+        """A connection was accepted from ``peer``; give its place, and the refusal if there is one."""
+        host = _host_of(peer)
+        counted = host is None or not (_within(host, self._exempt) or _within(host, self._proxies))
+        ticket = Ticket(_group(host) if counted and host is not None else None)
+        self._enter(ticket)
+        refused = None
+        if descriptor is not None and descriptor >= descriptor_limit() - SPARE_DESCRIPTORS:
+            self._warn("the process has almost no descriptors left: refusing connections with 503")
+            refused = self._refuse("descriptors", 503, "the server has no room")
+        elif self._limit is not None and self._count > self._limit:
+            refused = self._refuse("max_connections", 503, "the server is full")
+        elif self._over(ticket):
+            refused = self._refuse("per_address", 429, "too many connections from this address")
+        return ticket, refused
+
+    def client_of(self, peer: str, request: Request) -> str:
+        """The address of the client: the peer's, or what trusted proxies say."""
+        host = _host_of(peer)
+        if host is None or not _within(host, self._proxies):
+            return peer
+        for forwarded in reversed(_forwarded(request)):
+            address = _parse(forwarded)
+            if address is None:
+                return peer
+            host = address
+            if not _within(address, self._proxies):
+                break
+        return str(host)
+
+    def ask(self, ticket: Ticket, client: str, request: Request) -> None:
+        """Its request is there: raises ``HandshakeRefused`` when it may not connect."""
+        admission, now = self._admission, self._clock()
+        self._move(ticket, client)
+        if now < self._shut_until:
+            raise self._refuse("breaker", 503, "the server has trouble", after=self._shut_until - now)
+        if not self._origin_allowed(request):
+            raise self._refuse("origin", 403, "this Origin may not connect")
+        if self._over(ticket):
+            raise self._refuse("per_address", 429, "too many connections from this address")
+        if ticket.address is not None and admission.handshakes_per_minute is not None:
+            bucket = self._bucket(ticket.address, admission.handshakes_per_minute, now)
+            if not bucket.take(now):
+                wait = bucket.wait(1, now)
+                raise self._refuse("handshakes", 429, "too many handshakes from this address", after=wait)
+        if admission.key is not None and admission.per_key is not None:
+            key = admission.key(request)
+            if key is not None:
+                if self._keys[key] >= admission.per_key:
+                    raise self._refuse("per_key", 429, "too many connections")
+                self._keys[key] += 1
+                ticket.key = key
+
+    def leave(self, ticket: Ticket) -> None:
+        """It has ended."""
+        if ticket.left:
+            return
+        ticket.left = True
+        self._count -= 1
+        self._exit_address(ticket)
+        if ticket.key is not None:
+            self._keys[ticket.key] -= 1
+            if not self._keys[ticket.key]:
+                del self._keys[ticket.key]
+
+    def opened(self, *, crashed: bool, lived: float) -> None:
+        """A connection that was admitted has ended: what the breaker counts."""
+        if not crashed or lived > FRESH:
+            self._crashes = 0
+        elif self._admission.breaker is not None:
+            self._crashes += 1
+            if self._crashes >= self._admission.breaker:
+                # One more crash in a row shuts it again: the next connection is let in to try.
+                self._crashes = self._admission.breaker - 1
+                self._shut_until = self._clock() + self._admission.breaker_pause
+                self._warn("fresh connections crash in a row: refusing new ones with 503")
+
+    # ------------------------------------------------------------------------------------------
+
+    def _enter(self, ticket: Ticket) -> None:
+        self._count += 1
+        if ticket.address is not None:
+            self._address(ticket.address).count += 1
+
+    def _exit_address(self, ticket: Ticket) -> None:
+        known = None if ticket.address is None else self._addresses.get(ticket.address)
+        if known is not None and ticket.address is not None:
+            known.count -= 1
+            if not known.count and (known.bucket is None or known.bucket.full_at() <= self._clock()):
+                del self._addresses[ticket.address]
+
+    def _move(self, ticket: Ticket, client: str) -> None:
+        """A trusted proxy told the client's address: count the connection there."""
+        host = _host_of(client)
+        address = None if host is None or _within(host, self._exempt) else _group(host)
+        if address != ticket.address:
+            self._exit_address(ticket)
+            ticket.address = address
+            if address is not None:
+                self._address(address).count += 1
+
+    def _address(self, address: str) -> _Address:
+        known = self._addresses.get(address)
+        if known is None:
+            if len(self._addresses) >= MAX_ADDRESSES:
+                self._forget_idle()
+            known = self._addresses[address] = _Address()
+        return known
+
+    def _forget_idle(self) -> None:
+        """Make room: drop the addresses with nothing open, the recovered ones first."""
+        now = self._clock()
+        idle = [address for address, known in self._addresses.items() if not known.count]
+        recovered = [one for one in idle if (b := self._addresses[one].bucket) is None or b.full_at() <= now]
+        for address in recovered or idle[: len(idle) // 2 + 1]:
+            del self._addresses[address]
+
+    def _bucket(self, address: str, per_minute: int, now: float) -> TokenBucket:
+        known = self._address(address)
+        if known.bucket is None:
+            known.bucket = TokenBucket(per_minute / 60, per_minute, now)
+        return known.bucket
+
+    def _over(self, ticket: Ticket) -> bool:
+        cap = self._admission.per_address
+        return cap is not None and ticket.address is not None and self._addresses[ticket.address].count > cap
+
+    def _origin_allowed(self, request: Request) -> bool:
+        origins = self._admission.origins
+        origin = request.headers.get("Origin")
+        if origin is None or origins == "*":
+            return True
+        if isinstance(origins, str):
+            return _same_host(origin, request.headers.get("Host", ""))
+        return origin.lower() in {one.lower() for one in origins}
+
+    def _refuse(self, reason: str, status: int, text: str, *, after: float = 5.0) -> HandshakeRefused:
+        self.refused[reason] += 1
+        headers = {} if status == 403 else {"Retry-After": str(max(1, round(after)))}
+        return HandshakeRefused(status, text, headers)
+
+    def _warn(self, text: str) -> None:
+        """Log, at most once a minute."""
+        now = self._clock()
+        if now - self._warned >= 60:
+            self._warned = now
+            logger.error("%s", text)
+
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _parse(text: str) -> IPAddress | None:
+    """An address out of a forwarding header: with quotes, brackets or a port as they come."""
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return address if mapped is None else mapped
+
+
+def _host_of(peer: str) -> IPAddress | None:
+    """The address in ``host:port`` or ``[host]:port``; ``None`` for a Unix socket."""
+    if peer.startswith("[") or peer.count(":") <= 1:
+        return _parse(peer)
+    return _parse(f"[{peer}]")
+
+
+def _group(host: IPAddress) -> str:
+    """What stands for a client: its IPv4 address, or its IPv6 /64."""
+    if isinstance(host, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((host, 64), strict=False))
+    return str(host)
+
+
+def _within(host: IPAddress, nets: Sequence[Network]) -> bool:
+    return any(host.version == net.version and host in net for net in nets)
+
+
+def _forwarded(request: Request) -> list[str]:
+    """The addresses of ``Forwarded`` (RFC 7239) or ``X-Forwarded-For``, the client's first."""
+    found = []
+    for element in ",".join(request.headers.get_all("Forwarded")).split(","):
+        for pair in element.split(";"):
+            name, _, value = pair.partition("=")
+            if name.strip().lower() == "for":
+                found.append(value)
+    if found:
+        return found
+    return [one for one in ",".join(request.headers.get_all("X-Forwarded-For")).split(",") if one.strip()]
+
+
+def _same_host(origin: str, host: str) -> bool:
+    """Whether ``origin`` is a page of this ``host`` (RFC 6454); ``null`` is nobody's."""
+    try:
+        page, here = urlsplit(origin), urlsplit(f"//{host}")
+        usual = {"http": 80, "https": 443}.get(page.scheme)
+        same_port = (page.port or usual) == (here.port or usual)
+    except ValueError:
+        return False
+    return page.hostname is not None and page.hostname == here.hostname and same_port
