@@ -61,7 +61,8 @@ class Actor:
 
     def stop(self) -> None:
         """End this actor normally, after the running hook; callable from any thread."""
-        self._own_cell.stop()
+        cell = self._own_cell
+        cell.runtime.call(cell.stop)
 
     def spawn(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         """Run ``function(*args)`` as a task of this incarnation.

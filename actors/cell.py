@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 
 from actors.actor import Actor
-from actors.errors import HandlerTimeout, MailboxFull
+from actors.errors import ActorStopped, HandlerTimeout, MailboxFull
 from actors.incarnation import ABANDON_AFTER, FiredTimer, Incarnation
 from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Admission, Bounds, Mailbox, Overflow, Told
 from actors.messages import CloseReport, Down, ExitReason, Restarted
@@ -514,7 +514,8 @@ class Cell:
     def dead_letter(self, message: Any, reason: str) -> None:
         """Take note of a message that no hook will see, and fail the ask that it was."""
         if isinstance(message, Asked):
-            message.fail(f"{self.ref!r} did not take the message: {reason}")
+            why = f"{self.ref!r} did not take the message: {reason}"
+            message.fail(MailboxFull(why) if reason == "overflow" else ActorStopped(why))
         if message is STOP or isinstance(message, FiredTimer):
             return
         self.runtime.dead_letters.add(
@@ -533,6 +534,12 @@ class Cell:
     def remove_monitor(self, monitor: Cell) -> None:
         """Take ``add_monitor`` back."""
         self._monitors.pop(monitor, None)
+
+    def forget_down(self, ref: ActorRef) -> None:
+        """Remove a Down of ``ref`` that waits for its hook."""
+        control = self.mailbox.control
+        for message in [one for one in control if isinstance(one, Down) and one.ref is ref]:
+            control.remove(message)
 
 
 def reason_of(error: BaseException) -> ExitReason:

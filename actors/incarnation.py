@@ -8,6 +8,7 @@ else.  The cell ends an incarnation in this order: timers, tasks, the last hook,
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar, final
@@ -80,6 +81,7 @@ class FiredTimer(Told):
     """A timer of an actor, and in the data lane its firing."""
 
     __slots__ = ("cancelled", "due", "interval", "key", "timer")
+    droppable = False  # a timer whose firing was lost would never fire again
 
     def __init__(self, message: Any, key: Hashable, interval: float | None, due: float) -> None:
         super().__init__(message, size_of(message))
@@ -158,10 +160,9 @@ class Incarnation:
             while not resource.opened and not resource.closed:
                 await opening.park()
         except BaseException:
+            resource.released = True  # nobody got its value: it is given up, not lost
             resource.scope.cancel()
             raise
-        if not resource.opened and resource in self._resources:
-            self._resources.remove(resource)
         if resource.error is not None and not resource.opened:
             raise resource.error
         value: T = resource.value
@@ -182,6 +183,8 @@ class Incarnation:
         finally:
             resource.closed = True
             resource.context_manager = None
+            if not resource.opened or resource.released:
+                self._forget(resource)
             opening.wake()
             self._parker.wake()
         if not resource.opened:
@@ -194,6 +197,10 @@ class Incarnation:
         elif resource.error is not None:
             logger.error("leaving %s failed", resource.name, exc_info=resource.error)
 
+    def _forget(self, resource: _Resource) -> None:
+        if resource in self._resources:
+            self._resources.remove(resource)
+
     async def _until_released(self, resource: _Resource, opening: Any) -> None:
         resource.opened = True
         opening.wake()
@@ -203,13 +210,14 @@ class Incarnation:
     async def release(self, timeout: float | None) -> list[str]:
         """Leave the resources in reverse order; give the names of those that would not end."""
         runtime = self._cell.runtime
-        deadline = None if timeout is None else runtime.clock() + timeout
+        deadline = math.inf if timeout is None else runtime.clock() + timeout
+        least = 0.0 if timeout is None else min(timeout, ABANDON_AFTER)
         leaked = []
         while self._resources:
             resource = self._resources.pop()
             resource.released = True
             resource.parker.wake()
-            left = None if deadline is None else max(0.0, deadline - runtime.clock())
+            left = max(least, deadline - runtime.clock())  # one that hung costs the others no cancellation
             if not await runtime.wait(self._parker, lambda r=resource: r.closed, left):  # type: ignore[misc]  # the loop variable bound early
                 resource.scope.cancel()
                 leaked.append(resource.name)

@@ -59,6 +59,8 @@ class Told:
     """A message in the data lane that did not come from the wire."""
 
     __slots__ = ("message", "size")
+    droppable = True
+    """Whether it may make room for a newer one."""
 
     def __init__(self, message: Any, size: int = 0) -> None:
         self.message = message
@@ -160,9 +162,9 @@ class Mailbox:
         return message
 
     def drop_oldest_told(self) -> Told | None:
-        """Remove the oldest told message, if there is one."""
+        """Remove the oldest told message that may be dropped, if there is one."""
         for index, message in enumerate(self.data):
-            if isinstance(message, Told):
+            if isinstance(message, Told) and message.droppable:
                 del self.data[index]
                 self._forget(message)
                 return message

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 import anyio
 
 from actors.codes import CloseCode
-from actors.errors import ActorMisuse, ActorStopped, AskTimeout
+from actors.errors import ActorError, ActorMisuse, ActorStopped, AskTimeout
 from actors.mailbox import Told, size_of
 from actors.messages import Close, CloseReport, Down
 from actors.wakeup import Waiter
@@ -28,7 +28,7 @@ class Asked(Told):
         super().__init__(message, size_of(message))
         self._waiter = Waiter()
         self.answer: Any = None
-        self.error: ActorStopped | None = None
+        self.error: ActorError | None = None
         self.over = False
         """Answered, failed or given up: what comes later is dropped."""
 
@@ -41,11 +41,11 @@ class Asked(Told):
         self._waiter.wake()
         return True
 
-    def fail(self, why: str) -> None:
-        """Let the asker's ``ask`` raise ``ActorStopped``."""
+    def fail(self, error: ActorError) -> None:
+        """Let the asker's ``ask`` raise ``error``."""
         if not self.over:
             self.over = True
-            self.error = ActorStopped(why)
+            self.error = error
             self._waiter.wake()
 
     async def wait(self, timeout: float | None) -> Any:
@@ -112,7 +112,7 @@ class ActorRef:
         if cell.runtime.in_thread:
             cell.put_told(asked)
         elif not cell.runtime.call(cell.put_told_or_drop, asked):
-            asked.fail(f"{self!r} has ended with its event loop")
+            asked.fail(ActorStopped(f"{self!r} has ended with its event loop"))
         return await asked.wait(timeout)
 
     def close(
@@ -147,6 +147,7 @@ class ActorRef:
     def demonitor(self, other: ActorRef) -> None:
         """Take ``monitor`` back: no ``Down`` that is not delivered yet will be."""
         other._cell.runtime.call(other._cell.remove_monitor, self._cell)
+        self._cell.runtime.call(self._cell.forget_down, other)
 
     async def wait_closed(self) -> CloseReport | None:
         """Wait until the actor has ended and is torn down; the close report of a connection.
