@@ -8,6 +8,7 @@ counted, and nothing is written any more behind our Close frame.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Protocol, final
 
@@ -19,12 +20,15 @@ from websockets.server import ServerProtocol
 
 from actors.codes import CloseCode
 from actors.rates import TokenBucket
+from actors.transports.fastlane import header_of, read_frames
 from actors.transports.transport import Transport
 
 wire_logger = logging.getLogger("actors.wire")
 wire_logger.setLevel(logging.WARNING)
 
 
+LARGE = 4096
+"""Bytes from which a payload is not copied behind its header."""
 _PONG = bytes([0x80 | Opcode.PONG])
 
 
@@ -52,6 +56,7 @@ class WebSocket:
     """The frames of one connection; a sink for its transport."""
 
     __slots__ = (
+        "_between_frames",
         "_clock",
         "_control",
         "_control_burst",
@@ -59,8 +64,10 @@ class WebSocket:
         "_finished",
         "_fragments",
         "_max_fragments",
+        "_max_message",
         "_muted",
         "_ping",
+        "_plain",
         "_protocol",
         "_receiver",
         "_text",
@@ -107,6 +114,9 @@ class WebSocket:
         self._control_rate = control_rate
         self._control_burst = control_burst
         self._control: TokenBucket | None = None
+        self._max_message = sys.maxsize if protocol.max_message_size is None else protocol.max_message_size
+        self._plain = not protocol.extensions
+        self._between_frames = self._plain
         self._fragments: list[bytes] = []
         self._text = False
         self._finished = False  # the peer's Close or a failure was reported: frames mean nothing now
@@ -117,6 +127,16 @@ class WebSocket:
     def data(self, data: bytes) -> None:
         """Take bytes of the peer apart into frames and tell the receiver."""
         self.last_received = self._clock()
+        if self._between_frames:
+            messages, position = read_frames(data, self._max_message)
+            if messages:
+                self.last_message = self.last_received
+                received = self._receiver.received
+                for message in messages:
+                    received(message)
+            if position == len(data):
+                return
+            data = data[position:]
         protocol = self._protocol
         protocol.receive_data(data)
         for frame in protocol.events_received():
@@ -124,10 +144,18 @@ class WebSocket:
             if not self._finished:
                 self._frame(frame)
         self._look()
+        self._find_place()
+
+    def _find_place(self) -> None:
+        """See whether the protocol stands between two frames, or since when a message is incomplete."""
+        protocol = self._protocol
         if protocol.current_size is None and not protocol.reader.buffer:
             self.assembling_since = None
-        elif self.assembling_since is None:
-            self.assembling_since = self.last_received
+            self._between_frames = self._plain and protocol.state is OPEN
+        else:
+            self._between_frames = False
+            if self.assembling_since is None:
+                self.assembling_since = self.last_received
 
     def eof(self) -> None:
         """The peer ended its side without a Close frame, or after it."""
@@ -229,6 +257,17 @@ class WebSocket:
 
     def send(self, message: str | bytes) -> None:
         """Queue a data message."""
+        if self._plain:
+            text = isinstance(message, str)
+            payload = message.encode() if isinstance(message, str) else message
+            header = header_of(len(payload), text=text)
+            self.last_message = self._clock()
+            if len(payload) < LARGE:
+                self.transport.write(header + payload)
+            else:
+                self.transport.write(header)
+                self.transport.write(payload)
+            return
         protocol = self._protocol
         if isinstance(message, str):
             protocol.send_text(message.encode())
@@ -255,6 +294,7 @@ class WebSocket:
 
     def send_close(self, code: int, reason: str) -> None:
         """Queue our Close frame; the caller makes sure that none is out."""
+        self._between_frames = False
         self._protocol.send_close(code, reason)
         self._look()
 
@@ -271,9 +311,8 @@ class WebSocket:
 
 def frame_of(message: str | bytes) -> bytes:
     """Encode a whole data message as a server's frame: unmasked, unfragmented, not compressed."""
-    if isinstance(message, str):
-        return Frame(Opcode.TEXT, message.encode()).serialize(mask=False)
-    return Frame(Opcode.BINARY, message).serialize(mask=False)
+    payload = message.encode() if isinstance(message, str) else message
+    return header_of(len(payload), text=isinstance(message, str)) + payload
 
 
 def _pair(close: CloseFrame | None) -> tuple[int, str] | None:

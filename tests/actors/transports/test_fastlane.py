@@ -1,0 +1,138 @@
+"""Both lanes see the same messages and reach the same state, for any bytes in any split."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from websockets.frames import Close, Frame, Opcode
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+
+from actors.transports.fastlane import header_of, read_frames
+from actors.transports.memory import MemoryTransport
+from actors.transports.websocket import WebSocket, frame_of
+
+MAX_MESSAGE = 300
+
+
+class Recorder:
+    """A receiver that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.log: list[object] = []
+
+    def received(self, message: str | bytes) -> None:
+        self.log.append(message)
+
+    def peer_closed(self) -> None:
+        self.log.append("peer closed")
+
+    def failed(self) -> None:
+        self.log.append("failed")
+
+    def ended(self) -> None:
+        self.log.append("ended")
+
+    def writable(self) -> None:
+        self.log.append("writable")
+
+
+def run(chunks: list[bytes], *, fast: bool) -> tuple[object, ...]:
+    """Feed ``chunks`` through one lane and give all that can be seen from outside."""
+    recorder, wire = Recorder(), bytearray()
+    transport = MemoryTransport(wire.extend, lambda: None)
+    protocol = ServerProtocol(state=OPEN, max_size=MAX_MESSAGE)
+    websocket = WebSocket(
+        transport, protocol, recorder, lambda: 1.0, max_fragments=5, control_rate=1.0, control_burst=6
+    )
+    if not fast:
+        websocket._plain = websocket._between_frames = False
+    for chunk in chunks:
+        websocket.data(chunk)
+    state = protocol.state, bytes(protocol.reader.buffer), protocol.current_size, websocket.assembling_since
+    return recorder.log, bytes(wire), state, websocket.sent, websocket.received
+
+
+def masked(opcode: Opcode, payload: bytes, **bits: bool) -> bytes:
+    return Frame(opcode, payload, **bits).serialize(mask=True)
+
+
+payloads = st.one_of(
+    st.binary(max_size=20),
+    st.text(max_size=20).map(str.encode),
+    st.sampled_from([b"", b"x" * 125, b"x" * 126, b"x" * MAX_MESSAGE, b"x" * (MAX_MESSAGE + 1), b"\xff"]),
+)
+data_frames = st.builds(masked, st.sampled_from([Opcode.TEXT, Opcode.BINARY]), payloads)
+fragments = st.builds(
+    masked, st.sampled_from([Opcode.TEXT, Opcode.BINARY, Opcode.CONT]), payloads, fin=st.booleans()
+)
+controls = st.builds(masked, st.sampled_from([Opcode.PING, Opcode.PONG]), st.binary(max_size=125))
+closes = st.builds(lambda code: masked(Opcode.CLOSE, Close(code, "bye").serialize()), st.just(1000))
+unmasked = st.binary(max_size=10).map(lambda payload: Frame(Opcode.TEXT, payload).serialize(mask=False))
+not_minimal = st.binary(min_size=1, max_size=20).map(
+    lambda payload: b"\x82\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload
+)
+streams = st.lists(
+    st.one_of(data_frames, data_frames, data_frames, fragments, controls, closes, unmasked, not_minimal,
+              st.binary(max_size=12)),
+    max_size=12,
+).map(b"".join)  # fmt: skip
+
+
+def split(stream: bytes, cuts: list[int]) -> list[bytes]:
+    places = sorted({cut % (len(stream) + 1) for cut in cuts} | {0, len(stream)})
+    return [stream[start:end] for start, end in pairwise(places)]
+
+
+@settings(max_examples=1000, deadline=None)
+@given(streams, st.lists(st.integers(min_value=0), max_size=8))
+def test_both_lanes_agree_on_any_bytes_in_any_split(stream: bytes, cuts: list[int]) -> None:
+    chunks = split(stream, cuts)
+
+    assert run(chunks, fast=True) == run(chunks, fast=False)
+
+
+@given(st.one_of(st.text(), st.binary()))
+def test_a_written_frame_is_that_of_the_protocol(message: str | bytes) -> None:
+    opcode = Opcode.TEXT if isinstance(message, str) else Opcode.BINARY
+    payload = message.encode() if isinstance(message, str) else message
+
+    assert frame_of(message) == Frame(opcode, payload).serialize(mask=False)
+
+
+@pytest.mark.parametrize("length", [0, 125, 126, 65_535, 65_536])
+@pytest.mark.parametrize("text", [True, False])
+def test_the_header_of_every_length_is_that_of_the_protocol(length: int, text: bool) -> None:
+    opcode = Opcode.TEXT if text else Opcode.BINARY
+
+    assert (
+        header_of(length, text=text) == Frame(opcode, b"x" * length).serialize(mask=False)[: -length or None]
+    )
+
+
+@pytest.mark.parametrize("length", [0, 125, 126, 4095, 4096, 65_535, 65_536, 100_000])
+def test_whole_frames_of_every_length_are_read(length: int) -> None:
+    frame = masked(Opcode.BINARY, bytes(length))
+
+    messages, position = read_frames(frame + frame + frame[:5], 1 << 20)
+
+    assert messages == [bytes(length)] * 2
+    assert position == 2 * len(frame)
+
+
+def test_a_frame_over_the_limit_is_left_to_the_protocol() -> None:
+    frame = masked(Opcode.BINARY, bytes(11))
+
+    assert read_frames(frame, 10) == ([], 0)
+
+
+def test_messages_keep_their_kind() -> None:
+    stream = masked(Opcode.TEXT, b"a") + masked(Opcode.BINARY, b"a")
+
+    messages, _ = read_frames(stream, 10)
+
+    assert messages == ["a", b"a"]
+    assert [type(message) for message in messages] == [str, bytes]
