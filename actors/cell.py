@@ -251,6 +251,7 @@ class Cell:
             await self.call(actor.on_info, message)
             return
         if isinstance(message, Asked) and message.over:
+            self.dead_letter(message, "expired")
             return
         if isinstance(message, FiredTimer):
             if message.cancelled:
@@ -266,8 +267,8 @@ class Cell:
                 self.dead_letter(message, "crashed")
             self.hook_failed(error)
         else:
-            if isinstance(message, Asked):
-                message.reply(answer)
+            if isinstance(message, Asked) and not message.reply(answer):
+                self.runtime.dead_letters.add(answer, self.id, "late reply")
         finally:
             self.handling_since = None
 
@@ -532,8 +533,9 @@ class Cell:
             self._monitors[monitor] = None
 
     def remove_monitor(self, monitor: Cell) -> None:
-        """Take ``add_monitor`` back."""
+        """Take ``add_monitor`` back, with a Down that is on its way."""
         self._monitors.pop(monitor, None)
+        monitor.runtime.call(monitor.forget_down, self.ref)
 
     def forget_down(self, ref: ActorRef) -> None:
         """Remove a Down of ``ref`` that waits for its hook."""

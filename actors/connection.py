@@ -30,6 +30,7 @@ class ConnectionActor(Actor):
     speaks, the preferred first; by default the codec mapping's).
     """
 
+    _cell: ConnectionCell | None = None
     policy: ClassVar[Any] = None
     codec: ClassVar[str | Codec | Mapping[str | None, str | Codec]] = "raw"
     subprotocols: ClassVar[Sequence[str]] = ()
@@ -86,7 +87,7 @@ class ConnectionActor(Actor):
         ``ConnectionClosing`` once our Close frame is out or the peer's has come, and ``TypeError``
         or ``ValueError`` for what the codec cannot encode.
         """
-        cell = self._own_cell
+        cell = self._cell or self._own_cell
         cell.send(message)
         if cell.websocket.transport.congested:
             await cell.wait_writable()

@@ -59,6 +59,7 @@ class ConnectionCell(Cell):
         "_state",
         "_wire_waiters",
         "_writers",
+        "closing",
         "codec",
         "congested_since",
         "messages_in",
@@ -110,6 +111,8 @@ class ConnectionCell(Cell):
         self.codec = codec
         self._raw = isinstance(codec, RawCodec)
         self._state = ClosingState.OPEN
+        self.closing = False
+        """Whether a Close frame is out, or the stream has ended; kept beside the state for the hot path."""
         self._close: Close | None = None
         self._close_timeout = close
         self._send_limit = send_limit
@@ -198,7 +201,9 @@ class ConnectionCell(Cell):
 
     def send(self, message: Any) -> None:
         """Queue one message for the peer."""
-        data = message if self._raw and type(message) is str else self.codec.encode(message)
+        kind = type(message)
+        plain = self._raw and (kind is str or kind is bytes)
+        data = message if plain else self.codec.encode(message)
         if self.closing:
             code, reason = self.websocket.sent or self.websocket.received or (CloseCode.ABNORMAL_CLOSURE, "")
             raise ConnectionClosing(code, reason, self.report)
@@ -258,11 +263,6 @@ class ConnectionCell(Cell):
             self.websocket.transport.resume()
 
     # -- the close -----------------------------------------------------------------------------
-
-    @property
-    def closing(self) -> bool:
-        """Whether a Close frame is out, or the stream has ended."""
-        return self._state not in (ClosingState.OPEN, ClosingState.PENDING)
 
     def request_close(self, close: Close) -> Closing:
         """Take a close from any thread."""
@@ -350,6 +350,7 @@ class ConnectionCell(Cell):
     def _signal(self, signal: Signal) -> None:
         """Ask the table, and do what it says."""
         self._state, actions = step(self._state, signal)
+        self.closing = self._state not in (ClosingState.OPEN, ClosingState.PENDING)
         transport = self.websocket.transport
         for action in actions:
             if action is Action.SEND_CLOSE:

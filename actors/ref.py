@@ -146,8 +146,9 @@ class ActorRef:
 
     def demonitor(self, other: ActorRef) -> None:
         """Take ``monitor`` back: no ``Down`` that is not delivered yet will be."""
-        other._cell.runtime.call(other._cell.remove_monitor, self._cell)
-        self._cell.runtime.call(self._cell.forget_down, other)
+        cell = self._cell
+        if not other._cell.runtime.call(other._cell.remove_monitor, cell):
+            cell.runtime.call(cell.forget_down, other)
 
     async def wait_closed(self) -> CloseReport | None:
         """Wait until the actor has ended and is torn down; the close report of a connection.

@@ -162,7 +162,7 @@ def tell(hooks: Sequence[Hook], event: Event) -> None:
     for hook in hooks:
         try:
             hook(event)
-        except Exception:
+        except BaseException:  # also SystemExit: it would end the teardown that tells the event
             logger.exception("the hook %r failed", hook)
 
 

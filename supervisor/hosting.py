@@ -72,9 +72,9 @@ async def hosted(
                 host_over.wake()
 
         outer.start_soon(run, name="supervisor")
-        with anyio.CancelScope(shield=True):  # bounded: `start` opens listeners and starts children
-            await started.wait()
-        try:
+        try:  # a native cancellation pierces the shield, and the host must still learn of the end
+            with anyio.CancelScope(shield=True):  # bounded: `start` opens listeners and starts children
+                await started.wait()
             await anyio.lowlevel.checkpoint_if_cancelled()  # `start` may have failed
             yield
         except BaseException as error:
