@@ -27,7 +27,7 @@ from actors.messages import CloseReport, Down, ExitReason, Restarted
 from actors.ref import ActorRef, Asked
 from actors.runtime import Runtime
 from actors.timers import Timer
-from actors.wakeup import Waiter, innermost_frame
+from actors.wakeup import Waiter, waiting_frame
 
 STOP = Told(None)
 """In the control lane or behind the last message of the data lane: end the loop here."""
@@ -59,9 +59,13 @@ class Cell:
     """One actor at work.  For the thread of its event loop, but for what ``ActorRef`` calls."""
 
     __slots__ = (
+        "_asked",
         "_crash",
         "_hook_timer",
+        "_interrupted",
+        "_killed_for",
         "_make",
+        "_monitored",
         "_monitors",
         "_on_crash",
         "_on_exit",
@@ -126,11 +130,15 @@ class Cell:
         self._restart_delay = restart_delay
         self._restarting = False
         self._crash: BaseException | None = None  # what the next incarnation is for
+        self._interrupted = False  # a crash or a cancelled hook: the loop is to be left
+        self._killed_for: BaseException | None = None  # why the running hook is cancelled
+        self._asked: Asked | None = None  # what the running hook is to answer
         self._hook_timer: Timer | None = None
         self._parker = runtime.backend.parker()
         self._scope: anyio.CancelScope | None = None  # made in the task: anyio needs one to know its backend
         self._task: object = None
-        self._monitors: dict[Cell, None] = {}
+        self._monitors: dict[Cell, None] = {}  # who gets the Down of this actor
+        self._monitored: dict[Cell, None] = {}  # whose Down this actor gets
         self._when_stopped: list[Callable[[], None]] = []
 
     @property
@@ -147,7 +155,7 @@ class Cell:
         """Where the running hook waits, as ``file:line in function``; ``None`` between hooks."""
         if self.handling_since is None or self._task is None:
             return None
-        frame = innermost_frame(self._task)
+        frame = waiting_frame(self._task)
         return (
             None
             if frame is None
@@ -162,24 +170,29 @@ class Cell:
 
     async def run(self) -> None:
         """Run the actor from its first hook to the end of its teardown; the body of its task."""
-        self._task = task = self.runtime.backend.current_task()
+        task = self.runtime.backend.current_task()
         fresh = True
         while True:
+            self._task = task
+            self._interrupted = False
             scope = self._scope = anyio.CancelScope()
             try:
                 with scope:
                     if fresh:
                         await self._begin_life()
-                    await self._loop()
+                    if self.actor is not None:
+                        await self._loop()
             except BaseException as error:
                 if self.runtime.ending:
                     raise
                 self.crash(error)
             if self._crash is not None:
+                self._set_hook_timer(None, self._abandon_hook)
                 fresh = await self._end_life()
                 if not fresh:
                     break
             elif scope.cancel_called and self.restartable:
+                self._set_hook_timer(None, self._abandon_hook)
                 fresh = False  # the hook was cancelled, and its actor goes on
             else:
                 break
@@ -191,6 +204,8 @@ class Cell:
 
     async def _begin_life(self) -> None:
         error, self._crash = self._crash, None
+        if error is None and self._comes_too_late():
+            return
         self._restarting = error is not None
         try:
             actor = self._make()
@@ -201,9 +216,12 @@ class Cell:
         else:
             if error is not None:
                 await self.call(self.actor.on_restart, error)
-            elif self.state is CellState.STARTING:
-                self.state = CellState.RUNNING
-                await self.call(self._first_hook())
+            else:
+                if self.state is CellState.STARTING:
+                    self.state = CellState.RUNNING
+                hook = self._first_hook()
+                if hook is not None:
+                    await self.call(hook)
         self._restarting = False
         if self._crash is None and self.restartable:
             if error is not None:
@@ -211,9 +229,13 @@ class Cell:
             elif self._on_started is not None:
                 self._on_started(self)
 
+    def _comes_too_late(self) -> bool:
+        """Whether the actor was ended before its first step, and there is nothing for it to do."""
+        return self.state is not CellState.STARTING
+
     async def _loop(self) -> None:
         pop = self.mailbox.pop
-        while self._crash is None:
+        while not self._interrupted:
             message = pop()
             if message is EMPTY:
                 await self._parker.park()
@@ -227,10 +249,22 @@ class Cell:
         """Whether a crash may still lead to a new incarnation."""
         return self.state is CellState.RUNNING
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a crash at this moment may be survived: not one before, in or besides a restart."""
+        return (
+            self.restartable
+            and self.actor is not None
+            and not self._restarting
+            and self.error is None
+            and self._crash is None
+        )
+
     async def _end_life(self) -> bool:
         """End the incarnation that crashed, wait for the next one's time; tell whether it comes."""
         self.incarnation.cancel_timers()
         self.leaks += await self.incarnation.end_tasks(self._teardown)
+        await self._run_hook_of_end()
         self.leaks += await self.incarnation.release(self._teardown)
         delay = 0.0 if self._restart_delay is None else self._restart_delay(self)
         await self.runtime.wait(self._parker, lambda: not self.restartable, delay)
@@ -257,6 +291,8 @@ class Cell:
             if message.cancelled:
                 return
             self.incarnation.timer_handled(message)
+        elif isinstance(message, Asked):
+            self._asked = message
         self.handling_since = self.runtime.clock()
         try:
             answer = actor.on_info(message.message)
@@ -271,6 +307,7 @@ class Cell:
                 self.runtime.dead_letters.add(answer, self.id, "late reply")
         finally:
             self.handling_since = None
+            self._asked = None
 
     async def call(self, hook: Callable[..., Any], *args: Any) -> None:
         """Run one hook, plain or async, that handles no message of the data lane."""
@@ -284,7 +321,7 @@ class Cell:
         finally:
             self.handling_since = None
 
-    def _first_hook(self) -> Callable[[], Any]:
+    def _first_hook(self) -> Callable[[], Any] | None:
         assert self.actor is not None
         return self.actor.on_start
 
@@ -307,7 +344,7 @@ class Cell:
             raise error
         self.crash(error)
         if self._crash is error:
-            self.kill()  # the running hook belongs to the incarnation that is over
+            self.kill(error)  # the running hook belongs to the incarnation that is over
 
     def crash(self, error: BaseException) -> None:
         """Do about ``error`` what whoever made the cell decides; while the actor ends, only tell."""
@@ -316,9 +353,10 @@ class Cell:
         reaction = Reaction.STOP if self._on_crash is None else self._on_crash(self, error)
         if self.error is not None or self._crash is not None:
             return
-        goes_on = self.restartable and self.actor is not None and not self._restarting
+        goes_on = self.goes_on
         if goes_on and reaction is Reaction.RESTART:
             self._crash = error
+            self._interrupted = True
             self._parker.wake()
         elif not (goes_on and reaction is Reaction.RESUME):
             self._end_because(error)
@@ -350,14 +388,22 @@ class Cell:
         if self.handling_since is not None:
             self._set_hook_timer(self._teardown, self._cancel_hook)
 
-    def kill(self) -> None:
-        """Cancel the running hook now; it has the teardown timeout to end."""
+    def spare_hook(self) -> None:
+        """Let the running hook take its time: whoever ends the actor has another patience with it."""
+        if self._scope is None or not self._scope.cancel_called:
+            self._set_hook_timer(None, self._cancel_hook)
+
+    def kill(self, error: BaseException | None = None) -> None:
+        """Cancel the running hook now, because of ``error``; it has the teardown timeout to end."""
         if self.handling_since is not None and self._scope is not None:
+            self._killed_for = error
+            self._interrupted = True
             self._scope.cancel()
             self._set_hook_timer(self._teardown, self._abandon_hook)
 
     def _cancel_hook(self) -> None:
         if self.handling_since is not None and self._scope is not None:
+            self._interrupted = True
             self._scope.cancel()
             self._set_hook_timer(ABANDON_AFTER, self._abandon_hook)
 
@@ -368,10 +414,12 @@ class Cell:
         if self.state is CellState.STOPPING:
             self.leaks.append(f"a hook of {self.kind}")
             self._task = None
+            if self._asked is not None:
+                self._asked.fail(ActorStopped(f"{self.ref!r} has ended while it handled the message"))
             self.runtime.spawn(self._tear_down, name=f"teardown of {self.id}")
-        elif self._crash is not None:
-            error, self._crash = self._crash, None
-            self._end_because(error)
+        elif self._killed_for is not None:
+            self._crash = None
+            self._end_because(self._killed_for)
 
     def _set_hook_timer(self, delay: float | None, call: Callable[[], None]) -> None:
         if self._hook_timer is not None:
@@ -397,6 +445,10 @@ class Cell:
         self._finish()
 
     async def _run_last_hook(self) -> None:
+        await self._run_hook_of_end()
+
+    async def _run_hook_of_end(self) -> None:
+        """Run what comes at the end of every incarnation."""
         actor = self.actor
         if actor is not None and type(actor).on_stop is not Actor.on_stop:
             await self.call_last(actor.on_stop)
@@ -436,6 +488,9 @@ class Cell:
         mailbox.control.clear()
         self._tell_monitors(self.down())
         self._monitors.clear()
+        for monitored in self._monitored:
+            monitored.runtime.call(monitored.forget_monitor, self)
+        self._monitored.clear()
         if self._on_exit is not None:
             self._on_exit(self)
         for call in self._when_stopped:
@@ -477,6 +532,8 @@ class Cell:
         self.runtime.call(self._put_control, message)
 
     def _put_control(self, message: object) -> None:
+        if isinstance(message, Down):
+            self._monitored.pop(message.ref._cell, None)
         if self.state in (CellState.STARTING, CellState.RUNNING):
             self.mailbox.put_control(message)
             self._parker.wake()
@@ -525,6 +582,22 @@ class Cell:
 
     # -- monitors ------------------------------------------------------------------------------
 
+    def monitor(self, other: ActorRef) -> None:
+        """Get one Down when ``other`` ends."""
+        if self.stopped:
+            return
+        cell = other._cell
+        self._monitored[cell] = None
+        if not cell.runtime.call(cell.add_monitor, self):
+            self._put_control(Down(other, cell.exit_reason))
+
+    def demonitor(self, other: ActorRef) -> None:
+        """Take ``monitor`` back, with a Down that waits for its hook or is on its way."""
+        cell = other._cell
+        self._monitored.pop(cell, None)
+        if not cell.runtime.call(cell.remove_monitor, self):
+            self.forget_down(other)
+
     def add_monitor(self, monitor: Cell) -> None:
         """Let ``monitor`` get one Down when this actor ends."""
         if self.stopped:
@@ -534,8 +607,12 @@ class Cell:
 
     def remove_monitor(self, monitor: Cell) -> None:
         """Take ``add_monitor`` back, with a Down that is on its way."""
-        self._monitors.pop(monitor, None)
+        self.forget_monitor(monitor)
         monitor.runtime.call(monitor.forget_down, self.ref)
+
+    def forget_monitor(self, monitor: Cell) -> None:
+        """``monitor`` has ended, or does not want to know any more."""
+        self._monitors.pop(monitor, None)
 
     def forget_down(self, ref: ActorRef) -> None:
         """Remove a Down of ``ref`` that waits for its hook."""

@@ -457,9 +457,17 @@ class ConnectionCell(Cell):
 
     # -- the teardown --------------------------------------------------------------------------
 
-    def _first_hook(self) -> Callable[[], Any]:
+    def _comes_too_late(self) -> bool:
+        """Never: what the peer sent before it was gone is handled, and ``on_close`` runs in any case."""
+        return False
+
+    def _first_hook(self) -> Callable[[], Any] | None:
         assert self.actor is not None
-        return self.actor.on_connect
+        ended = self.state is CellState.STOPPING and self._initiator is Initiator.LOCAL
+        return None if ended else self.actor.on_connect
+
+    async def _run_hook_of_end(self) -> None:
+        """Nothing: a connection ends once, with ``on_close``."""
 
     async def _run_last_hook(self) -> None:
         if self._close_deadline is not None:

@@ -10,7 +10,7 @@ import anyio
 from actors.codes import CloseCode
 from actors.errors import ActorError, ActorMisuse, ActorStopped, AskTimeout
 from actors.mailbox import Told, size_of
-from actors.messages import Close, CloseReport, Down
+from actors.messages import Close, CloseReport
 from actors.wakeup import Waiter
 
 if TYPE_CHECKING:
@@ -141,14 +141,11 @@ class ActorRef:
 
         A second call for the same actor changes nothing.
         """
-        if not other._cell.runtime.call(other._cell.add_monitor, self._cell):
-            self._cell.put_control(Down(other, other._cell.exit_reason))
+        self._cell.runtime.call(self._cell.monitor, other)
 
     def demonitor(self, other: ActorRef) -> None:
         """Take ``monitor`` back: no ``Down`` that is not delivered yet will be."""
-        cell = self._cell
-        if not other._cell.runtime.call(other._cell.remove_monitor, cell):
-            cell.runtime.call(cell.forget_down, other)
+        self._cell.runtime.call(self._cell.demonitor, other)
 
     async def wait_closed(self) -> CloseReport | None:
         """Wait until the actor has ended and is torn down; the close report of a connection.

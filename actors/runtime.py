@@ -9,9 +9,7 @@ import asyncio
 import logging
 import math
 import threading
-from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 import trio
@@ -19,6 +17,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 from sniffio import current_async_library_cvar
 
+from actors.dead_letters import DeadLetters
 from actors.timers import Timers
 from actors.wakeup import Parker, current_backend
 
@@ -26,31 +25,6 @@ if TYPE_CHECKING:
     from actors.cell import Cell
 
 logger = logging.getLogger("actors")
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message that no hook will see: for whom it was (an actor's id), and why."""
-
-    message: object
-    recipient: str
-    reason: str
-
-
-@final
-class DeadLetters:
-    """The last dead letters, and how many there were for each reason."""
-
-    __slots__ = ("counts", "last")
-
-    def __init__(self, keep: int = 256) -> None:
-        self.last: deque[DeadLetter] = deque(maxlen=keep)
-        self.counts: Counter[str] = Counter()
-
-    def add(self, message: object, recipient: str, reason: str) -> None:
-        """Take note of one dead letter."""
-        self.counts[reason] += 1
-        self.last.append(DeadLetter(message, recipient, reason))
 
 
 class Topics(Protocol):
@@ -95,7 +69,7 @@ class Runtime:
         self.cancelled = self.backend.cancelled
         self.clock = self.backend.clock if clock is None else clock
         self.timers = Timers(self.clock)
-        self.dead_letters = DeadLetters()
+        self.dead_letters = DeadLetters(self.clock)
         self.topics: Topics | None = None
         self._task_group = task_group
         self._thread = threading.get_ident()

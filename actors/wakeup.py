@@ -168,6 +168,24 @@ def innermost_frame(task: object) -> FrameType | None:
     return frame
 
 
+_RUNTIME = frozenset({"actors", "anyio", "asyncio", "supervisor", "trio"})
+
+
+def waiting_frame(task: object) -> FrameType | None:
+    """The frame of a suspended task that waits, as its author would look for it.
+
+    The innermost one that belongs neither to the event loop nor to this library, where there is one.
+    """
+    frame: FrameType | None = None
+    awaited: Any = task.get_coro() if isinstance(task, asyncio.Task) else getattr(task, "coro", None)
+    while isinstance(awaited, CoroutineType):
+        own = awaited.cr_frame
+        if own is not None and own.f_globals.get("__name__", "").partition(".")[0] not in _RUNTIME:
+            frame = own
+        awaited = awaited.cr_await
+    return frame or innermost_frame(task)
+
+
 @final
 class Waiter:
     """One task of any event loop, waiting for something that happens on any thread."""

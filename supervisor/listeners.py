@@ -10,7 +10,7 @@ import socket
 import ssl as tls
 import stat
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -42,11 +42,8 @@ ACCEPT_PAUSE = 0.1
 """Seconds to wait when the process or the machine has no descriptors or memory for a connection."""
 
 
-def bind_tcp(host: str, port: int) -> list[socket.socket]:
-    """Bind and listen on every address of ``host``; the same port on all of them.
-
-    Raises ``OSError`` that names host and port.
-    """
+def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
+    """Find the addresses of ``host``; blocks, and raises ``OSError`` that names it."""
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
         raise ValueError(f"port: a whole number from 0 (any free one) to 65535, not {port!r}")
     try:
@@ -55,9 +52,21 @@ def bind_tcp(host: str, port: int) -> list[socket.socket]:
         raise OSError(
             error.errno, f"host: {host!r} is not a host name or address: {error.strerror}"
         ) from None
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+
+
+def bind_tcp(
+    host: str, port: int, addresses: Sequence[tuple[socket.AddressFamily, Any]] | None = None
+) -> list[socket.socket]:
+    """Bind and listen on every address of ``host``; the same port on all of them.
+
+    ``addresses`` are those that ``resolve`` found.  Raises ``OSError`` that names host and port.
+    """
+    if addresses is None:
+        addresses = resolve(host, port)
     sockets: list[socket.socket] = []
     try:
-        for family, _, _, _, address in dict.fromkeys(found):
+        for family, address in addresses:
             if port == 0 and sockets:
                 address = (address[0], sockets[0].getsockname()[1], *address[2:])
             listener = socket.socket(family, socket.SOCK_STREAM)
@@ -74,6 +83,17 @@ def bind_tcp(host: str, port: int) -> list[socket.socket]:
         why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be bound: {error.strerror}"
         raise OSError(error.errno, f"port: {host}:{port} {why}") from None
     return sockets
+
+
+def take_over(sock: socket.socket) -> None:
+    """Let a socket of the caller's listen; raises ``OSError`` or ``ValueError`` naming the option."""
+    if sock.family != socket.AF_UNIX and not sock.getsockname()[1]:
+        raise ValueError("sock: this socket has no address; bind it first")
+    try:
+        sock.listen(BACKLOG)
+    except OSError as error:
+        raise OSError(error.errno, f"sock: this socket cannot listen: {error.strerror}") from None
+    sock.setblocking(False)
 
 
 def bind_unix(path: str) -> socket.socket:
@@ -107,9 +127,10 @@ def _dead_socket(path: str) -> bool:
 
 
 class Listeners(Protocol):
-    """Open listeners; ``close`` accepts nothing more and leaves what was accepted alone."""
+    """Open listeners."""
 
-    def close(self) -> None: ...
+    async def close(self) -> None:
+        """Accept nothing more; what was accepted is left alone, and all of it known when this returns."""
 
 
 async def listen(
@@ -130,10 +151,26 @@ async def listen(
 
 
 class _AsyncioListeners:
-    def __init__(self, servers: list[asyncio.Server]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, servers: list[asyncio.Server], sockets: Sequence[socket.socket]
+    ) -> None:
+        self._loop = loop
         self._servers = servers
+        self._sockets = sockets
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        # asyncio takes two turns from accepting a connection to telling us, and loses it, open and unheard
+        # of, when the server is closed in between.  uvloop only tells us a turn late.
+        if isinstance(self._loop, asyncio.SelectorEventLoop):
+            for one in self._sockets:
+                self._loop.remove_reader(one)
+        else:
+            self._close()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self._close()
+
+    def _close(self) -> None:
         for server in self._servers:
             server.close()
 
@@ -173,7 +210,7 @@ async def _listen_asyncio(
                 ssl_shutdown_timeout=shutdown,
             )
         servers.append(await opening)
-    return _AsyncioListeners(servers)
+    return _AsyncioListeners(loop, servers, sockets)
 
 
 class _TrioListeners:
@@ -190,15 +227,14 @@ class _TrioListeners:
         self._accepted = accepted
         self._ssl = ssl
         self._high_water = high_water
-        self._scope = trio.CancelScope()
         self._listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in sockets]
         for listener in self._listeners:
             runtime.spawn(self._accept, listener, name="accept")
 
-    def close(self) -> None:
-        self._scope.cancel()
+    async def close(self) -> None:
         for listener in self._listeners:
             listener.socket.close()
+        await trio.lowlevel.cancel_shielded_checkpoint()  # `_serve` of what was accepted last begins
 
     async def _accept(self, listener: trio.SocketListener) -> None:
         warned = False

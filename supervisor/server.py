@@ -32,7 +32,7 @@ from supervisor.connections import Connections, ConnectionSupervisor
 from supervisor.drain import DrainReport, drain
 from supervisor.events import Hook, ServerStarted, ServerStopped, log_event, tell
 from supervisor.hosting import Host, hosted
-from supervisor.listeners import Listeners, addresses_of, bind_tcp, bind_unix, listen
+from supervisor.listeners import Listeners, addresses_of, bind_tcp, bind_unix, listen, resolve, take_over
 from supervisor.policies import Policy, check_seconds
 from supervisor.registry import Registry
 from supervisor.routes import Route, Router
@@ -279,7 +279,7 @@ class Server:
         """Runs in the host task, also after a start that failed: the connections first, then the services."""
         self.accepting = False
         if self._listeners is not None:
-            self._listeners.close()
+            await self._listeners.close()
         for upgrade in list(self.upgrades):
             upgrade.abort()
         close = Close(CloseCode.GOING_AWAY, "server shutting down", exit_reason=ExitReason.SHUTDOWN)
@@ -294,8 +294,10 @@ class Server:
         if self.bound is not None:
             return list(self.bound)
         if self._sock is not None:
-            self._sock.setblocking(False)
+            take_over(self._sock)
             return [self._sock]
         if self._unix is not None:
             return [bind_unix(self._unix)]
-        return await anyio.to_thread.run_sync(bind_tcp, *self._tcp_address)
+        # Only the look-up goes to a thread: a socket made there would be lost if this were cancelled.
+        addresses = await anyio.to_thread.run_sync(resolve, *self._tcp_address)
+        return bind_tcp(*self._tcp_address, addresses)

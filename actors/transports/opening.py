@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
@@ -33,6 +33,7 @@ MAX_FIELDS = 100
 """The most header fields that a request may have."""
 
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r\n]*websocket", re.IGNORECASE)
+_HOST = re.compile(r"[^/?]*")
 
 
 class HandshakeRefused(Exception):
@@ -81,6 +82,22 @@ class HeadReader:
         return rest
 
 
+def split_target(target: str) -> tuple[str, str]:
+    """Path and query of a request's target; raises ``HandshakeRefused`` (400).
+
+    A path or a URL (RFC 9112, sections 3.2.1 and 3.2.2).  ``urlsplit`` would take ``//host/path`` for
+    a URL, and drop characters.
+    """
+    if not target.startswith("/"):
+        _, absolute, rest = target.partition("://")
+        if not absolute:
+            raise HandshakeRefused(400, "the target of the request is neither a path nor a URL")
+        behind_the_host = _HOST.sub("", rest, count=1)
+        target = behind_the_host if behind_the_host.startswith("/") else "/" + behind_the_host
+    path, _, query = target.partition("?")
+    return path, query
+
+
 def wants_websocket(head: bytes) -> bool:
     """Whether the head asks for an upgrade to WebSocket; nothing else of it is looked at."""
     return _UPGRADE.search(head) is not None
@@ -118,13 +135,11 @@ class Handshake:
         fields = list(http_request.headers.raw_items())
         if len(fields) > MAX_FIELDS:
             raise HandshakeRefused(431, f"the request has more than {MAX_FIELDS} header fields")
-        url = urlsplit(http_request.path)
-        self.path = url.path
-        self.query = url.query
+        self.path, self.query = split_target(http_request.path)
         self.response: Response | None = None
         self.request = Request(
-            path=unquote(url.path),
-            query_params=QueryParams(parse_qsl(url.query, keep_blank_values=True)),
+            path=unquote(self.path),
+            query_params=QueryParams(parse_qsl(self.query, keep_blank_values=True)),
             headers=Headers(fields),
             client=client,
         )
@@ -176,6 +191,7 @@ def refusal(refused: HandshakeRefused) -> bytes:
     text = refused.text + "\n" if refused.text else ""
     response = _Protocol(logger=wire_logger).reject(HTTPStatus(refused.status), text)
     for name, value in refused.headers.items():
+        response.headers.pop(name, None)  # setting would add a second field
         response.headers[name] = value
     return response.serialize()
 

@@ -1,0 +1,529 @@
+"""The pipe for plain HTTP: what is passed on, when, and how each side's end reaches the other."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors import ConnectionActor
+from supervisor import Policy, Server, Timeouts
+from supervisor.pipe import Part, Pipes, Requests, framing_of
+from tests.raw import DEADLINE, RawClient
+from tests.witness import serving, until
+
+asyncio_only = pytest.mark.parametrize(
+    "anyio_backend",
+    ["asyncio", pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop")],
+    scope="module",
+)
+
+GET = b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n"
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+MB = 1024 * 1024
+
+
+class Echo(ConnectionActor):
+    async def on_message(self, message: str | bytes) -> None:
+        await self.send(message)
+
+
+# -- where requests begin ----------------------------------------------------------------------
+
+
+def post(body: bytes) -> bytes:
+    return b"POST /p HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+def chunked(*chunks: bytes, trailer: bytes = b"") -> bytes:
+    parts = [b"%x;name=value\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks if chunk]
+    head = b"PUT /p HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n"
+    return head + b"".join(parts) + b"0\r\n" + trailer + b"\r\n"
+
+
+bodies = st.one_of(st.binary(max_size=40), st.just(UPGRADE), st.just(GET), st.just(b"0\r\n\r\n"))
+requests = st.one_of(
+    st.just(GET),
+    st.builds(post, bodies),
+    st.lists(bodies, max_size=3).map(lambda chunks: chunked(*chunks)),
+    bodies.map(lambda chunk: chunked(chunk, trailer=b"X-Sum: 1\r\nX-More: 2\r\n")),
+)
+
+
+@given(
+    plain=st.lists(requests, max_size=4).map(b"".join),
+    behind=st.binary(max_size=20),
+    cuts=st.lists(st.integers(0, 400), max_size=12),
+)
+def test_an_upgrade_behind_plain_requests_is_found_in_any_split(
+    plain: bytes, behind: bytes, cuts: list[int]
+) -> None:
+    wire = plain + UPGRADE + behind
+    edges = [0, *sorted(cuts), len(wire)]
+    reader = Requests()
+    passed = b""
+    held_back = b""
+
+    for start, end in pairwise(edges):
+        if reader.upgrade is None:
+            passed += reader.feed(wire[start:end])
+        else:
+            held_back += wire[start:end]
+
+    assert passed == plain
+    assert reader.upgrade is not None
+    assert reader.upgrade + held_back == UPGRADE + behind
+
+
+@given(wire=st.lists(requests, max_size=4).map(b"".join), cuts=st.lists(st.integers(0, 400), max_size=12))
+def test_whole_requests_are_passed_on_whole_and_unchanged(wire: bytes, cuts: list[int]) -> None:
+    edges = [0, *sorted(cut for cut in cuts if cut < len(wire)), len(wire)]
+    reader = Requests()
+
+    passed = b"".join(reader.feed(wire[start:end]) for start, end in pairwise(edges))
+
+    assert passed == wire
+    assert reader.part is Part.HEAD
+    assert reader.upgrade is None
+
+
+def test_the_bytes_of_a_body_are_passed_on_before_the_rest_is_there() -> None:
+    reader = Requests()
+
+    passed = reader.feed(post(b"x" * 1000)[:-1])
+
+    assert passed == post(b"x" * 1000)[:-1]
+
+
+def test_an_incomplete_head_is_kept_until_it_is_known_what_it_asks_for() -> None:
+    reader = Requests()
+
+    first = reader.feed(GET + GET[:-1])
+    second = reader.feed(GET[-1:])
+
+    assert (first, second) == (GET, GET)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\n",
+        b"CONNECT example.org:443 HTTP/1.1\r\n\r\n",
+        b"get / HTTP/1.1\r\n\r\n",
+        b"GET /a b HTTP/1.1\r\n\r\n",
+        b"\r\nGET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\nContent-Length: 5\r\n\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length : 5\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: folded\r\n Content-Length: 5\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: nul\x00\r\n\r\n",
+        b"GET / HTTP/1.1\r\nUpgrade: h2c\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 5, 5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: +5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 0x5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 1000000000000000\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\n",
+    ],
+)
+def test_behind_a_head_that_is_not_plainly_framed_nothing_is_read(head: bytes) -> None:
+    reader = Requests()
+
+    passed = reader.feed(head + UPGRADE) + reader.feed(UPGRADE)
+
+    assert framing_of(head) == (Part.UNREAD, 0)
+    assert passed == head + UPGRADE + UPGRADE
+    assert reader.upgrade is None
+
+
+@pytest.mark.parametrize(
+    "chunk", [b"\r\n", b"-1\r\n", b"5\n", b"0x5\r\n", b"5 5\r\n", b"1" * 16 + b"\r\n", b"1;" + b"x" * 5000]
+)
+def test_behind_a_malformed_chunk_nothing_is_read(chunk: bytes) -> None:
+    reader = Requests()
+    wire = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk
+
+    passed = reader.feed(wire) + reader.feed(UPGRADE)
+
+    assert passed == wire + UPGRADE
+    assert reader.part is Part.UNREAD
+
+
+def test_behind_a_head_that_is_too_long_nothing_is_read() -> None:
+    reader = Requests()
+    wire = b"GET / HTTP/1.1\r\nX: " + b"x" * 40_000
+
+    passed = b"".join(reader.feed(wire[start : start + 1000]) for start in range(0, len(wire), 1000))
+
+    assert passed == wire
+    assert reader.feed(UPGRADE) == UPGRADE
+
+
+# -- the pipe ----------------------------------------------------------------------------------
+
+
+class Site:
+    """A server of WebSockets, and the listener behind it that a test plays."""
+
+    def __init__(self, server: Server, pipes: Pipes) -> None:
+        self.port = server.port
+        self.pipes = pipes
+
+
+Play = Callable[[RawClient], Awaitable[None]]
+
+
+@asynccontextmanager
+async def site(play: Play, policy: Policy | None = None) -> AsyncIterator[Site]:
+    """Serve WebSockets at /ws, and everything else by ``play``, called with each connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        async with serving({"/ws": Echo}, policy=policy) as (server, _):
+            pipes = server.plain_http = Pipes(server, listener.getsockname())
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(accept, listener, play)
+                yield Site(server, pipes)
+                task_group.cancel_scope.cancel()
+            pipes.abort()
+            assert not pipes.open
+
+
+async def accept(listener: socket.socket, play: Play) -> None:
+    async def played(connection: socket.socket) -> None:
+        connection.setblocking(False)
+        with connection:
+            await play(RawClient(connection))
+
+    async with anyio.create_task_group() as task_group:
+        while True:
+            await anyio.wait_readable(listener)
+            task_group.start_soon(played, listener.accept()[0])
+
+
+@asynccontextmanager
+async def dialed(port: int) -> AsyncIterator[RawClient]:
+    """A client that has sent nothing yet."""
+    client = await RawClient.dial(port)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+async def read(stream: RawClient, expected: bytes) -> None:
+    """Read ``expected`` and no more."""
+    with anyio.fail_after(DEADLINE):
+        while len(stream.wire) - stream._read < len(expected):
+            assert await stream.receive()
+    assert stream.wire[stream._read :] == expected
+    stream._read = len(stream.wire)
+
+
+async def answer_gets(client: RawClient) -> None:
+    """Answer GET requests until the client ends its side, then end too, as Robyn does."""
+    answered = 0
+    while await client.receive():
+        while client.wire.count(b"\r\n\r\n") > answered:
+            answered += 1
+            await client.send_bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+    assert client.wire == GET * answered
+
+
+@asyncio_only
+async def test_requests_and_answers_go_through_unchanged_on_one_connection() -> None:
+    async with site(answer_gets) as there, dialed(there.port) as client:
+        for _ in range(3):
+            await client.send_bytes(GET)
+
+            status, fields = await client.read_head()
+            assert (status, fields["content-length"]) == (200, "2")
+            await read(client, b"hi")
+            assert len(there.pipes.open) == 1
+
+
+@asyncio_only
+async def test_a_websocket_may_be_asked_for_on_a_connection_that_was_kept_alive() -> None:
+    async with site(answer_gets) as there, dialed(there.port) as client:
+        await client.send_bytes(GET)
+        await client.read_head()
+        await read(client, b"hi")
+
+        status = await client.request("/ws")
+        await client.send("over the same connection")
+
+        assert status == 101
+        assert (await client.frame()).text == "over the same connection"
+        assert not there.pipes.open
+        await client.send_close(1000)
+        assert (await client.frame()).close == (1000, "")
+
+
+@asyncio_only
+async def test_a_websocket_asked_for_without_waiting_comes_behind_the_answers() -> None:
+    async with site(answer_gets) as there, dialed(there.port) as client:
+        await client.send_bytes(GET + GET + UPGRADE)
+
+        for _ in range(2):
+            assert (await client.read_head())[0] == 200
+            client._read += len(b"hi")
+        status, _ = await client.read_head()
+        assert status == 101
+        await client.send_close(1000)
+        assert (await client.frame()).close == (1000, "")
+
+
+@asyncio_only
+async def test_the_end_of_the_client_is_passed_on_and_the_answer_still_comes() -> None:
+    async def answer_after_the_end(client: RawClient) -> None:
+        received = await client.rest_of_bytes()
+        await client.send_bytes(b"got %d" % len(received))
+
+    async with site(answer_after_the_end) as there, dialed(there.port) as client:
+        await client.send_bytes(GET)
+        client.finish()
+
+        assert await client.rest_of_bytes() == b"got %d" % len(GET)
+        assert client.over == "eof"
+        await until(lambda: not there.pipes.open)
+
+
+@asyncio_only
+async def test_the_end_of_the_other_side_ends_the_client_after_all_that_was_sent() -> None:
+    async def send_and_end(client: RawClient) -> None:
+        await client.receive()
+        await client.send_bytes(b"x" * (4 * MB))
+
+    async with site(send_and_end) as there, dialed(there.port) as client:
+        await client.send_bytes(GET)
+
+        assert await client.rest_of_bytes() == b"x" * (4 * MB)
+        assert client.over == "eof"
+        assert there.pipes.open  # it is the client's turn to end
+        client.finish()
+        await until(lambda: not there.pipes.open)
+
+
+@asyncio_only
+async def test_a_client_that_goes_on_sending_after_an_early_answer_still_reads_it() -> None:
+    async def refuse(client: RawClient) -> None:
+        await client.receive()
+        await client.send_bytes(b"HTTP/1.1 413 Too Much\r\nContent-Length: 0\r\n\r\n")
+        client.finish()
+        await client.rest_of_bytes()
+
+    body = b"x" * (8 * MB)
+    async with site(refuse) as there, dialed(there.port) as client:
+        await client.send_bytes(post(body))
+
+        status, _ = await client.read_head()
+        client.finish()
+
+        assert status == 413
+        assert await client.rest_of_bytes() == b""
+        assert client.over == "eof"
+
+
+@asyncio_only
+async def test_a_client_that_never_ends_its_side_is_dropped_after_the_close_timeout() -> None:
+    async def send_and_end(client: RawClient) -> None:
+        await client.receive()
+        await client.send_bytes(b"bye")
+
+    policy = Policy(timeouts=Timeouts(close=0.05))
+    async with site(send_and_end, policy) as there, dialed(there.port) as client:
+        await client.send_bytes(GET)
+
+        assert await client.rest_of_bytes() == b"bye"
+        await until(lambda: not there.pipes.open)
+
+
+@asyncio_only
+async def test_a_client_that_resets_the_connection_is_missed_on_the_other_side() -> None:
+    gone = anyio.Event()
+
+    async def send_for_ever(client: RawClient) -> None:
+        with suppress(ConnectionError):
+            while True:
+                await client.send_bytes(b"x" * 65536)
+        gone.set()
+
+    async with site(send_for_ever) as there, dialed(there.port) as client:
+        await client.send_bytes(GET)
+        assert await client.receive()
+
+        client.reset()
+
+        with anyio.fail_after(DEADLINE):
+            await gone.wait()
+        await until(lambda: not there.pipes.open)
+
+
+@asyncio_only
+async def test_a_loss_of_the_other_side_ends_the_client_at_once() -> None:
+    async def drop(client: RawClient) -> None:
+        await read(client, GET)
+        await client.send_bytes(b"half of the answ")
+        await read(client, GET)  # the client has got the half
+        client.reset()
+
+    async with site(drop) as there, dialed(there.port) as client:
+        await client.send_bytes(GET)
+        await read(client, b"half of the answ")
+        await client.send_bytes(GET)
+
+        assert await client.rest_of_bytes() == b""
+        assert not there.pipes.open
+
+
+@asyncio_only
+async def test_without_a_listener_to_pipe_to_the_answer_is_502(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        async with serving({"/ws": Echo}) as (server, _), dialed(server.port) as client:
+            pipes = server.plain_http = Pipes(server, nobody.getsockname())
+            await client.send_bytes(GET)
+
+            status, fields = await client.read_head()
+            body = await client.rest_of_bytes()
+
+            assert status == 502
+            assert body == b"the application is not reachable\n"
+            assert fields["connection"] == "close"
+            client.finish()
+            await until(lambda: not pipes.open)
+    assert "Robyn is not reachable at 127.0.0.1" in caplog.text
+
+
+# -- backpressure ------------------------------------------------------------------------------
+
+BODY = 64 * MB
+HELD = 24 * MB
+"""The most bytes that two pairs of sockets and the pipe between them may hold; 4 to 6 MB a socket."""
+
+
+@asyncio_only
+async def test_a_client_that_does_not_read_holds_up_what_answers() -> None:
+    sent = 0
+
+    async def send_much(client: RawClient) -> None:
+        nonlocal sent
+        await client.receive()
+        while sent < BODY:
+            await client.send_bytes(b"x" * 65536)
+            sent += 65536
+
+    async with site(send_much) as there, dialed(there.port) as client:
+        await client.send_bytes(GET)
+
+        held = await standstill(lambda: sent)
+
+        assert held < HELD
+        assert await discard(client) == BODY
+
+
+@asyncio_only
+async def test_a_listener_that_does_not_read_holds_up_the_client() -> None:
+    may_read = anyio.Event()
+    head = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % BODY
+    sent, received = 0, 0
+
+    async def read_late(client: RawClient) -> None:
+        nonlocal received
+        await may_read.wait()
+        received = await discard(client)
+
+    async def send_much(client: RawClient) -> None:
+        nonlocal sent
+        await client.send_bytes(head)
+        while sent < BODY:
+            await client.send_bytes(b"x" * 65536)
+            sent += 65536
+        client.finish()
+
+    async with site(read_late) as there, dialed(there.port) as client:
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(send_much, client)
+            held = await standstill(lambda: sent)
+            may_read.set()
+        await client.rest_of_bytes()
+
+    assert held < HELD
+    assert received == len(head) + BODY
+
+
+async def discard(client: RawClient) -> int:
+    """Read to the end of the stream and count the bytes."""
+    received = 0
+    while await client.receive():
+        received += len(client.wire)
+        client.wire.clear()
+    return received
+
+
+async def standstill(count: Callable[[], int]) -> int:
+    """Wait until a counter has begun to count and then stood still for a while; give its value."""
+    await until(count)
+    last, looks = -1, 0
+    while looks < 50:
+        await anyio.sleep(0.005)
+        looks = looks + 1 if count() == last else 0
+        last = count()
+    return last
+
+
+@asyncio_only
+async def test_both_directions_at_once_do_not_hold_up_each_other() -> None:
+    async def echo(client: RawClient) -> None:
+        while await client.receive():
+            data = bytes(client.wire)
+            client.wire.clear()
+            await client.send_bytes(data)
+
+    wire = post(bytes(range(256)) * (16 * MB // 256))
+    async with site(echo) as there, dialed(there.port) as client, anyio.create_task_group() as task_group:
+        task_group.start_soon(client.send_bytes, wire)
+        with anyio.fail_after(DEADLINE):
+            while len(client.wire) < len(wire):
+                assert await client.receive()
+
+        assert bytes(client.wire) == wire
+
+
+def resident() -> int:
+    """Bytes of memory that this process has in use."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@asyncio_only
+async def test_memory_stays_flat_while_much_goes_through() -> None:
+    block = b"x" * MB
+
+    async def send_much(client: RawClient) -> None:
+        await client.receive()
+        for _ in range(128):
+            await client.send_bytes(block)
+
+    async with site(send_much) as there, dialed(there.port) as client:
+        await client.send_bytes(GET)
+        sizes, received = [], 0
+        while await client.receive():
+            received += len(client.wire)
+            client.wire.clear()
+            sizes.append(resident())
+
+        assert received == 128 * MB
+        assert max(sizes) - sizes[len(sizes) // 4] < 8 * MB

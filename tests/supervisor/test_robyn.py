@@ -1,0 +1,688 @@
+"""Robyn apps with supervised WebSockets, as their clients see them; each app is a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import aiohttp
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from actors import Actor, ActorMisuse, ConnectionActor
+from tests.programs import Program, program
+from tests.raw import DEADLINE, RawClient
+
+with patch.object(sys, "argv", sys.argv[:1]):  # Robyn reads the arguments of the process
+    from robyn import Robyn
+    from robyn.argument_parser import Config
+
+    from supervisor.robyn import supervise
+
+asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+
+APP = """
+import os, time
+from robyn import Robyn, Request
+from actors import ConnectionActor
+from supervisor import Policy, Timeouts
+from supervisor.robyn import supervise
+
+app = Robyn(__file__)
+sockets = supervise(app, policy=Policy(timeouts=Timeouts(close=float(os.environ.get("CLOSE", 10)))))
+members = []
+
+@app.startup_handler
+async def startup():
+    print("the app starts", os.environ.get("ROBYN_PORT"), flush=True)
+
+@app.shutdown_handler
+def shutdown():
+    print("the app ends", len(sockets.server.connections))
+
+@app.get("/")
+def index():
+    return "hello"
+
+@app.get("/async")
+async def index_async():
+    return "hello from the event loop"
+
+@app.get("/slow")
+def slow():
+    time.sleep(0.3)
+    return "slow"
+
+@app.get("/big")
+def big():
+    return "x" * 5_000_000
+
+@app.post("/echo")
+def echo(request: Request):
+    return request.body
+
+@app.post("/tell")
+def tell(request: Request):
+    for ws in members:
+        ws.ref.tell(request.body)
+    return str(len(members))
+
+@app.post("/stop")
+def stop():
+    sockets.server.stop()
+    return "bye"
+
+@sockets.route("/echo")
+@sockets.route("/rooms/:room")
+class Echo(ConnectionActor):
+    async def on_message(self, message):
+        await self.send(self.path_params.get("room", "") + message)
+
+websocket = sockets.websocket("/ws")
+websocket.on("connect")(members.append)
+websocket.on("close")(members.remove)
+
+sockets.start(port=int(os.environ.get("PORT", 0)))
+"""
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """One app for all tests that do not end it."""
+    with running(tmp_path_factory.mktemp("app"), APP) as started:
+        started.port()
+        yield started
+        assert "Traceback" not in started.output
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
+    """A file with a key and a certificate for localhost, and the context of a client that trusts it."""
+    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    certificate = path.with_suffix(".crt")
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout {path} -out {certificate}"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*command.split(), *names], check=True, capture_output=True)
+    path.write_text(path.read_text() + certificate.read_text())
+    return path, ssl.create_default_context(cafile=str(certificate))
+
+
+@contextmanager
+def running(directory: Path, script: str, *arguments: str, **environment: str) -> Iterator[Program]:
+    path = directory / "app.py"
+    path.write_text(script)
+    # Robyn ends the process without Python's own ending: what is buffered must be there all the same.
+    with program(path, *arguments, environment={"PYTHONUNBUFFERED": "", **environment}) as started:
+        yield started
+
+
+@contextmanager
+def http_connection(port: int, host: str = "127.0.0.1") -> Iterator[http.client.HTTPConnection]:
+    connection = http.client.HTTPConnection(host, port, timeout=DEADLINE)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def ask(
+    connection: http.client.HTTPConnection, method: str, path: str, body: Any = None
+) -> tuple[int, bytes]:
+    connection.request(method, path, body)
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
+def close_of(client: ClientConnection) -> tuple[int, str]:
+    """Read to the end, and give code and reason of the server's Close frame."""
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            client.recv(timeout=DEADLINE)
+    assert client.protocol.close_rcvd is not None, "no Close frame came"
+    return client.protocol.close_rcvd.code, client.protocol.close_rcvd.reason
+
+
+# -- HTTP on the same port ---------------------------------------------------------------------
+
+
+def test_http_is_answered_by_robyn_on_one_connection_that_is_kept_alive(app: Program) -> None:
+    with http_connection(app.port()) as connection:
+        assert ask(connection, "GET", "/") == (200, b"hello")
+        used = connection.sock
+        assert ask(connection, "GET", "/async") == (200, b"hello from the event loop")
+        assert ask(connection, "POST", "/echo", b"a body") == (200, b"a body")
+        assert ask(connection, "GET", "/nothing")[0] == 404
+        assert connection.sock is used
+
+
+def test_large_bodies_go_both_ways(app: Program) -> None:
+    body = b"0123456789" * 500_000
+    with http_connection(app.port()) as connection:
+        assert ask(connection, "GET", "/big") == (200, b"x" * 5_000_000)
+        assert ask(connection, "POST", "/echo", body) == (200, body)
+        assert ask(connection, "POST", "/echo", iter([body[:7], body[7:]])) == (200, body)  # in chunks
+
+
+def test_a_client_that_aborts_harms_nobody(app: Program) -> None:
+    with http_connection(app.port()) as other:
+        ask(other, "GET", "/")
+        for request in (
+            b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"POST /echo HTTP/1.1\r\nContent-Length: 9\r\n\r\nx",
+        ):
+            with socket.create_connection(("127.0.0.1", app.port())) as client:
+                client.sendall(request)
+                if request.startswith(b"GET"):
+                    client.recv(1)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+
+        assert ask(other, "GET", "/") == (200, b"hello")
+    with http_connection(app.port()) as connection:
+        assert ask(connection, "GET", "/") == (200, b"hello")
+
+
+def test_a_client_that_ends_its_side_early_still_gets_its_answer(app: Program) -> None:
+    with socket.create_connection(("127.0.0.1", app.port()), timeout=DEADLINE) as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.shutdown(socket.SHUT_WR)
+
+        with client.makefile("rb") as stream:
+            answer = stream.read()
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"slow")
+
+
+# -- WebSockets --------------------------------------------------------------------------------
+
+
+def test_an_actor_class_is_served_at_its_routes(app: Program) -> None:
+    with connect(f"ws://127.0.0.1:{app.port()}/echo") as client:
+        client.send("hello")
+        assert client.recv(DEADLINE) == "hello"
+    with connect(f"ws://127.0.0.1:{app.port()}/rooms/blue") as client:
+        client.send(" sky")
+        assert client.recv(DEADLINE) == "blue sky"
+
+
+def test_a_websocket_at_a_path_of_nobody_is_answered_404(app: Program) -> None:
+    with pytest.raises(InvalidStatus) as refused, connect(f"ws://127.0.0.1:{app.port()}/"):
+        pass
+
+    assert refused.value.response.status_code == 404
+
+
+@asyncio_only
+async def test_a_websocket_comes_through_on_a_connection_that_http_used_before(app: Program) -> None:
+    client = await RawClient.dial(app.port())
+    try:
+        await client.send_bytes(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        status, fields = await client.read_head()
+        while len(client.wire) - client._read < int(fields["content-length"]):
+            await client.receive()
+        client._read = len(client.wire)
+
+        upgraded = await client.request("/echo")
+        await client.send("the same connection")
+
+        assert (status, upgraded) == (200, 101)
+        assert (await client.frame()).text == "the same connection"
+    finally:
+        client.close()
+
+
+@asyncio_only
+async def test_a_session_of_aiohttp_mixes_http_and_websockets(app: Program) -> None:
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{app.port()}") as session:
+        for text in ("one", "two", "three"):
+            async with session.post("/echo", data=text) as response:
+                assert await response.text() == text
+            async with session.ws_connect("/echo") as client:
+                await client.send_str(text)
+                assert await client.receive_str() == text
+            assert client.close_code == 1000
+
+
+def test_a_plain_handler_of_robyn_sends_to_websockets_from_its_own_thread(app: Program) -> None:
+    with (
+        connect(f"ws://127.0.0.1:{app.port()}/ws") as client,
+        http_connection(app.port()) as connection,
+    ):
+        while ask(connection, "POST", "/tell", b"news") == (200, b"0"):
+            pass
+
+        assert client.recv(DEADLINE) == "news"
+
+
+def test_several_workers_of_robyn_serve_side_by_side_with_websockets(tmp_path: Path) -> None:
+    with running(tmp_path, APP, "--workers", "3") as app:
+        with contextlib.ExitStack() as stack:
+            for _ in range(8):
+                connection = stack.enter_context(http_connection(app.port()))
+                client = stack.enter_context(connect(f"ws://127.0.0.1:{app.port()}/echo"))
+                client.send("hello")
+
+                assert ask(connection, "GET", "/") == (200, b"hello")
+                assert client.recv(DEADLINE) == "hello"
+        app.signal(signal.SIGTERM)
+        assert app.status() == 0
+
+
+SNIPPET = """
+app = Robyn(__file__)
+sockets = supervise(app)                           # takes what serve() takes
+
+@sockets.route("/chat")
+class Chat(ConnectionActor): ...
+
+websocket = sockets.websocket("/ws")               # Robyn's function style
+
+@websocket.on("connect")
+def handle_connect(ws):
+    if not validate_token(ws.query_params.get("token")):
+        ws.close(code=1008, reason="Invalid authentication")
+
+@websocket.on("message")
+def handle_message(ws, msg):
+    if session_is_expired(ws.session_id):          # any attribute set on ws stays on ws
+        ws.close(code=1008, reason="Session expired")
+        return
+    return "reply"                                 # a returned str or bytes is sent
+
+sockets.start(host="127.0.0.1", port=8080)         # one port: HTTP is Robyn's, the WebSockets are ours
+"""
+"""As in the design document."""
+
+AROUND_SNIPPET = """
+from robyn import Robyn
+from actors import ConnectionActor
+from supervisor.robyn import supervise
+
+seen = set()
+
+def validate_token(token):
+    return token == "valid"
+
+def session_is_expired(session_id):
+    expired = session_id in seen
+    seen.add(session_id)
+    return expired
+"""
+
+
+def test_the_snippet_of_the_design_runs_as_written(tmp_path: Path) -> None:
+    with running(tmp_path, AROUND_SNIPPET + SNIPPET, ROBYN_PORT="0") as app:
+        with connect(f"ws://127.0.0.1:{app.port()}/ws?token=invalid") as client:
+            assert close_of(client) == (1008, "Invalid authentication")
+        with connect(f"ws://127.0.0.1:{app.port()}/ws?token=valid") as client:
+            client.send("a first message")
+            assert client.recv(DEADLINE) == "reply"
+            client.send("a second message, in an expired session")
+            assert close_of(client) == (1008, "Session expired")
+        with connect(f"ws://127.0.0.1:{app.port()}/chat") as client:
+            client.send("nobody listens")
+        assert "Traceback" not in app.output
+
+
+# -- the end -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_closes_every_connection_and_the_process_exits_0(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with running(tmp_path, APP) as app, contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(connect(f"ws://127.0.0.1:{app.port()}/{path}"))
+            for path in ("ws", "echo", "rooms/1") * 5
+        ]
+
+        app.signal(number)
+
+        assert [close_of(client) for client in clients] == [(1001, "server shutting down")] * 15
+        assert app.status() == 0
+        assert "the app ends 0" in app.output  # the handler of the user ran, after the connections
+        assert f"{number.name}: closing 15 connections" in app.output
+        assert "Traceback" not in app.output
+
+
+@asyncio_only
+async def test_a_peer_that_does_not_answer_holds_up_the_exit_for_the_close_timeout_only(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path, APP, CLOSE="0.2") as app:
+        silent = await RawClient.dial(app.port())
+        assert await silent.request("/ws") == 101
+
+        app.signal(signal.SIGTERM)
+
+        assert (await silent.frame()).close == (1001, "server shutting down")
+        assert app.status() == 0
+        assert "unclean" in app.output
+        silent.close()
+
+
+@asyncio_only
+async def test_a_second_signal_drops_the_connections_at_once(tmp_path: Path) -> None:
+    with running(tmp_path, APP, CLOSE="3600") as app:
+        silent = await RawClient.dial(app.port())
+        assert await silent.request("/ws") == 101
+
+        app.signal(signal.SIGINT)
+        app.wait_for("SIGINT: closing 1 connections; another one drops them")
+        app.signal(signal.SIGINT)
+
+        assert app.status() == 0
+        assert "SIGINT again: dropping 1 connections" in app.output
+        assert "the app ends 1" in app.output
+        silent.close()
+
+
+def test_the_app_can_stop_itself(tmp_path: Path) -> None:
+    with running(tmp_path, APP) as app, connect(f"ws://127.0.0.1:{app.port()}/ws") as client:
+        with (
+            http_connection(app.port()) as connection,
+            contextlib.suppress(http.client.HTTPException, OSError),
+        ):
+            ask(connection, "POST", "/stop")
+
+        assert close_of(client) == (1001, "server shutting down")
+        assert app.status() == 0
+
+
+def test_an_exception_out_of_the_event_loop_still_closes_every_connection(tmp_path: Path) -> None:
+    script = APP.replace("async def index_async():", "async def index_async():\n    raise SystemExit(3)")
+    with running(tmp_path, script) as app, connect(f"ws://127.0.0.1:{app.port()}/ws") as client:
+        with (
+            http_connection(app.port()) as connection,
+            contextlib.suppress(http.client.HTTPException, OSError),
+        ):
+            ask(connection, "GET", "/async")
+
+        assert close_of(client) == (1001, "server shutting down")
+        assert app.status() == 0
+        assert "the app ends 0" in app.output
+
+
+# -- addresses ---------------------------------------------------------------------------------
+
+
+def test_the_address_of_the_environment_is_the_public_one_and_the_app_still_sees_it(tmp_path: Path) -> None:
+    with running(tmp_path, APP, PORT="1", ROBYN_PORT="0", ROBYN_HOST="127.0.0.1") as app:
+        with http_connection(app.port()) as connection:
+            assert ask(connection, "GET", "/") == (200, b"hello")
+        with connect(f"ws://127.0.0.1:{app.port()}/echo"):
+            pass
+        assert "the app starts 0" in app.output
+
+
+def test_a_host_name_is_served_on_each_of_its_addresses(tmp_path: Path) -> None:
+    script = APP.replace("sockets.start(", 'sockets.start("localhost", ')
+    addresses = {found[4][0] for found in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)}
+    with running(tmp_path, script) as app:
+        app.wait_for("serving HTTP and WebSockets")
+        port = app.port(r"serving HTTP and WebSockets at .*?:(\d+)[ ,]")
+
+        for address in addresses:
+            with http_connection(port, address) as connection:
+                assert ask(connection, "GET", "/") == (200, b"hello")
+            with connect(f"ws://{f'[{address}]' if ':' in address else address}:{port}/echo") as client:
+                client.send("hello")
+                assert client.recv(DEADLINE) == "hello"
+
+
+TWO_PORTS = APP.replace(
+    'sockets.start(port=int(os.environ.get("PORT", 0)))', "sockets.start(port=0, websocket_port=0)"
+)
+
+
+def test_with_a_port_of_their_own_the_websockets_leave_http_to_robyn(tmp_path: Path) -> None:
+    with running(tmp_path, TWO_PORTS) as app:
+        found = app.wait_for(
+            r"serving WebSockets at ws://127\.0\.0\.1:(\d+), HTTP by Robyn at http://127\.0\.0\.1:(\d+)"
+        )
+        websocket_port, http_port = int(found[1]), int(found[2])
+
+        with http_connection(http_port) as connection:
+            assert ask(connection, "GET", "/") == (200, b"hello")
+        with http_connection(websocket_port) as connection:
+            assert ask(connection, "GET", "/echo")[0] == 426
+        with connect(f"ws://127.0.0.1:{websocket_port}/echo") as client:
+            client.send("hello")
+            assert client.recv(DEADLINE) == "hello"
+            app.signal(signal.SIGTERM)
+            assert close_of(client) == (1001, "server shutting down")
+        assert app.status() == 0
+
+
+def test_tls_is_spoken_to_browsers_of_pages_and_to_websockets(
+    tmp_path: Path, certificate: tuple[Path, ssl.SSLContext]
+) -> None:
+    path, context = certificate
+    context_of_server = f"""
+import ssl
+tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+tls.load_cert_chain({str(path)!r})
+app = Robyn("""
+    script = APP.replace("supervise(app, ", "supervise(app, ssl=tls, ").replace(
+        "app = Robyn(", context_of_server
+    )
+    with running(tmp_path, script) as app:
+        port = app.port()
+        connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=DEADLINE)
+        with contextlib.closing(connection):
+            assert ask(connection, "GET", "/big") == (200, b"x" * 5_000_000)
+        with connect(f"wss://localhost:{port}/echo", ssl=context) as client:
+            client.send("hello")
+            assert client.recv(DEADLINE) == "hello"
+            app.signal(signal.SIGTERM)
+            assert close_of(client) == (1001, "server shutting down")
+        assert app.status() == 0
+
+
+# -- what cannot work --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def robyn() -> Robyn:
+    with patch.object(sys, "argv", sys.argv[:1]):
+        return Robyn(__file__, config=Config())
+
+
+class Echo(ConnectionActor):
+    async def on_message(self, message: str | bytes) -> None:
+        await self.send(message)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "options"),
+    [
+        ("127.0.0.1", None, {}),
+        ("127.0.0.1", 0, {"websocket_port": None}),
+        ("127.0.0.1", None, {"websocket_port": 0}),
+    ],
+    ids=["the one port", "the port of the WebSockets", "the port of Robyn"],
+)
+def test_a_port_in_use_is_an_error_that_names_it(
+    robyn: Robyn, host: str, port: int | None, options: dict[str, int | None]
+) -> None:
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as another Robyn does
+        holder.bind((host, 0))
+        holder.listen()
+        taken = holder.getsockname()[1]
+        given = {name: taken if value is None else value for name, value in options.items()}
+
+        with pytest.raises(OSError, match=f"port: 127.0.0.1:{taken} is in use"):
+            supervise(robyn).start(host, taken if port is None else port, **given)
+
+
+def test_several_processes_are_refused(robyn: Robyn) -> None:
+    robyn.config.processes = 2
+
+    with pytest.raises(ValueError, match="processes: 2 processes cannot share the WebSockets; start one"):
+        supervise(robyn).start()
+
+
+def test_the_reloader_is_refused(robyn: Robyn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IS_RELOADER_RUNNING", "True")
+
+    with pytest.raises(ValueError, match=r"dev: .* start without --dev"):
+        supervise(robyn).start()
+
+
+def test_a_websocket_route_on_robyn_itself_is_refused(robyn: Robyn) -> None:
+    @robyn.websocket("/unsafe")
+    async def handler(websocket: Any) -> None: ...
+
+    with pytest.raises(
+        ActorMisuse, match=r"/unsafe: a WebSocket route on Robyn itself, .* use websocket\(\)"
+    ):
+        supervise(robyn).start()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"host": "localhost", "websocket_port": 0}, ValueError, "host: Robyn listens on an IP address only"),
+        ({"host": "no.such.host.invalid"}, OSError, "host: 'no.such.host.invalid' is not a host name"),
+        ({"port": 65536}, ValueError, "port: a whole number from 0"),
+        ({"port": "8080"}, ValueError, "port: a whole number from 0"),
+        ({"websocket_port": -1}, ValueError, "port: a whole number from 0"),
+    ],
+)
+def test_an_address_that_cannot_be_is_an_error_that_names_the_option(
+    robyn: Robyn, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        supervise(robyn).start(**options)
+
+
+def test_a_port_of_the_environment_that_is_no_number_is_an_error(
+    robyn: Robyn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBYN_PORT", "http")
+
+    with pytest.raises(ValueError, match="ROBYN_PORT: a whole number, not 'http'"):
+        supervise(robyn).start()
+
+
+def test_options_are_checked_at_once(robyn: Robyn) -> None:
+    with pytest.raises(TypeError, match=r"app: the robyn.Robyn that would be started, not 'app'"):
+        supervise("app")
+    with pytest.raises(TypeError, match=r"policy: a supervisor.Policy"):
+        supervise(robyn, policy=10)
+    with pytest.raises(TypeError, match=r"ssl: an ssl.SSLContext"):
+        supervise(robyn, ssl=True)
+
+
+def test_a_path_is_given_once_whichever_way(robyn: Robyn) -> None:
+    sockets = supervise(robyn)
+    sockets.route("/ws/:id")(Echo)
+
+    with pytest.raises(ValueError, match="/ws/:name"):
+        sockets.websocket("/ws/:name")
+    with pytest.raises(ValueError, match="/ws/:id"):
+        sockets.route("/ws/:id")(Echo)
+
+    assert repr(sockets) == "<RobynSockets: 1 routes>"
+
+
+def test_a_route_gives_the_class_back_and_takes_only_connection_actors(robyn: Robyn) -> None:
+    sockets = supervise(robyn)
+
+    assert sockets.route("/echo")(Echo) is Echo
+    with pytest.raises(TypeError, match="ConnectionActor"):
+        sockets.route("/other")(Actor)
+    with pytest.raises(ValueError, match="codec='yaml' is not known"):
+        sockets.websocket("/ws", codec="yaml")
+
+
+def test_a_startup_handler_that_fails_ends_the_start_with_its_error(tmp_path: Path) -> None:
+    script = APP.replace(
+        "async def startup():", "async def startup():\n    raise RuntimeError('no database')"
+    ).replace("sockets.start(", "try:\n    sockets.start(")
+    script += "except RuntimeError as error:\n    raise SystemExit(f'it could not start: {error}')\n"
+    with running(tmp_path, script) as app:
+        assert app.status() == 1
+
+    assert app.output.endswith("it could not start: no database\n")  # and no noise of Robyn's thread
+    assert "serving" not in app.output
+    assert "the app ends" not in app.output
+
+
+def test_a_plain_startup_handler_may_fail_as_well(tmp_path: Path) -> None:
+    script = APP.replace("async def startup():", "def startup():\n    raise RuntimeError('no database')")
+    with running(tmp_path, script) as app:
+        assert app.status() == 1
+
+    assert app.output.endswith("RuntimeError: no database\n")
+    assert "serving" not in app.output
+
+
+def test_a_service_that_cannot_start_ends_the_start_with_its_error(tmp_path: Path) -> None:
+    clock = """
+from actors import Actor
+from supervisor import ChildSpec
+class Clock(Actor):
+    def on_start(self):
+        raise RuntimeError("no time")
+app = Robyn("""
+    script = APP.replace("supervise(app, ", "supervise(app, children=[ChildSpec(Clock)], ")
+    with running(tmp_path, script.replace("app = Robyn(", clock)) as app:
+        assert app.status() == 1
+
+    assert "RuntimeError: no time" in app.output
+    assert app.output.splitlines()[-1].startswith("supervisor.ChildStartFailed: ")
+    assert "serving" not in app.output
+    assert "the app ends 0" in app.output
+
+
+def test_a_service_that_fails_for_good_later_ends_the_process_with_its_error(tmp_path: Path) -> None:
+    clock = """
+from actors import Actor
+from supervisor import ChildSpec, RestartLimit
+class Clock(Actor):
+    def on_info(self, message):
+        raise RuntimeError("no time")
+app = Robyn("""
+    child = 'children=[ChildSpec(Clock, name="clock", policy=Policy(restarts=RestartLimit(count=0)))]'
+    script = APP.replace("supervise(app, ", f"supervise(app, {child}, ").replace("app = Robyn(", clock)
+    script = script.replace('return "hello"\n', 'sockets.server.registry["clock"].tell("go")\n')
+    with running(tmp_path, script) as app, connect(f"ws://127.0.0.1:{app.port()}/ws") as client:
+        with (
+            http_connection(app.port()) as connection,
+            contextlib.suppress(http.client.HTTPException, OSError),
+        ):
+            ask(connection, "GET", "/")
+
+        assert close_of(client) == (1001, "server shutting down")
+        assert app.status() == 1
+
+    assert "RuntimeError: no time" in app.output
+    assert "the app ends 0" in app.output
+
+
+def test_an_interrupt_during_the_startup_ends_the_process_with_status_0(tmp_path: Path) -> None:
+    startup = """async def startup():
+    import asyncio
+    print("starting", flush=True)
+    await asyncio.sleep(3600)"""
+    script = APP.replace("async def startup():", startup)
+    with running(tmp_path, script) as app:
+        app.wait_for("starting")
+        app.signal(signal.SIGINT)
+
+        assert app.status() == 0
+        assert "serving" not in app.output
