@@ -104,7 +104,8 @@ class Actor:
     def join(self, topic: str) -> None:
         """Get what is published to ``topic``: a connection sends it to its peer, a service in ``on_info``.
 
-        The membership ends with the actor, whatever ended it, and lives through its restarts.
+        The membership ends with the actor, whatever ended it, and lives through its restarts.  From any
+        thread, like ``leave`` and ``publish``.
         """
         self._topics.join(topic, self._own_cell)
 
@@ -119,6 +120,17 @@ class Actor:
         nobody: past its send limit it is closed with 1013.
         """
         self._topics.publish(topic, message)
+
+    def find(self, name: str) -> ActorRef | None:
+        """Give the live actor of this tree that is called ``name``; ``None`` when there is none.
+
+        A service that crashed has no name until its next life begins, which has a ref of its own: who
+        keeps a ref to one monitors it, and looks again after its ``Down``.
+        """
+        names = self._own_cell.runtime.names
+        if names is None:
+            raise ActorMisuse("names need a supervisor: serve(), supervise() or Supervisor")
+        return names.get(name)
 
     @property
     def _topics(self) -> Topics:

@@ -18,18 +18,21 @@ from types import CoroutineType
 from typing import Any
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from actors.actor import Actor
 from actors.errors import ActorStopped, HandlerTimeout, MailboxFull
 from actors.incarnation import ABANDON_AFTER, FiredTimer, Incarnation
-from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Admission, Bounds, Mailbox, Overflow, Told
+from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Admission, Bounds, Mailbox, Marker, Overflow, Told
 from actors.messages import CloseReport, Down, ExitReason, Restarted
 from actors.ref import ActorRef, Asked
 from actors.runtime import Runtime
 from actors.timers import Timer
 from actors.wakeup import Waiter, waiting_frame
 
-STOP = Told(None)
+TURN = 32
+"""Messages that an actor handles before the others get their turn, if no hook waits for anything."""
+STOP = Marker(None)
 """In the control lane or behind the last message of the data lane: end the loop here."""
 
 
@@ -62,8 +65,8 @@ class Cell:
         "_asked",
         "_crash",
         "_hook_timer",
-        "_interrupted",
         "_killed_for",
+        "_last_hook",
         "_make",
         "_monitored",
         "_monitors",
@@ -84,6 +87,7 @@ class Cell:
         "handling_since",
         "id",
         "incarnation",
+        "interrupted",
         "leaks",
         "mailbox",
         "ref",
@@ -130,8 +134,12 @@ class Cell:
         self._restart_delay = restart_delay
         self._restarting = False
         self._crash: BaseException | None = None  # what the next incarnation is for
-        self._interrupted = False  # a crash or a cancelled hook: the loop is to be left
+        self.interrupted = False
+        """Whether a crash or a cancelled hook ends the loop: the running hook has the teardown timeout."""
         self._killed_for: BaseException | None = None  # why the running hook is cancelled
+        self._last_hook: anyio.CancelScope | None = (
+            None  # of the hook that ends an incarnation, while it runs
+        )
         self._asked: Asked | None = None  # what the running hook is to answer
         self._hook_timer: Timer | None = None
         self._parker = runtime.backend.parker()
@@ -174,8 +182,8 @@ class Cell:
         fresh = True
         while True:
             self._task = task
-            self._interrupted = False
-            scope = self._scope = anyio.CancelScope()
+            self.interrupted = False
+            scope = self._scope = self.runtime.backend.scope()
             try:
                 with scope:
                     if fresh:
@@ -235,14 +243,20 @@ class Cell:
 
     async def _loop(self) -> None:
         pop = self.mailbox.pop
-        while not self._interrupted:
+        turn = TURN
+        while not self.interrupted:
             message = pop()
             if message is EMPTY:
                 await self._parker.park()
+                turn = TURN
             elif message is STOP:
                 return
             else:
                 await self.dispatch(message)
+                turn -= 1
+                if not turn:
+                    await checkpoint()
+                    turn = TURN
 
     @property
     def restartable(self) -> bool:
@@ -252,13 +266,7 @@ class Cell:
     @property
     def goes_on(self) -> bool:
         """Whether a crash at this moment may be survived: not one before, in or besides a restart."""
-        return (
-            self.restartable
-            and self.actor is not None
-            and not self._restarting
-            and self.error is None
-            and self._crash is None
-        )
+        return self.actor is not None and not self._restarting and self.error is None and self._crash is None
 
     async def _end_life(self) -> bool:
         """End the incarnation that crashed, wait for the next one's time; tell whether it comes."""
@@ -353,13 +361,19 @@ class Cell:
         reaction = Reaction.STOP if self._on_crash is None else self._on_crash(self, error)
         if self.error is not None or self._crash is not None:
             return
-        goes_on = self.goes_on
-        if goes_on and reaction is Reaction.RESTART:
+        if reaction is Reaction.RESTART and self.goes_on and self.restartable:
             self._crash = error
-            self._interrupted = True
+            self.interrupted = True
+            self._fail_asks()
             self._parker.wake()
-        elif not (goes_on and reaction is Reaction.RESUME):
+        elif not (reaction is Reaction.RESUME and self.goes_on):
             self._end_because(error)
+
+    def _fail_asks(self) -> None:
+        """Let nobody wait for an answer of the incarnation that is over."""
+        for message in (self._asked, *self.mailbox.data):
+            if isinstance(message, Asked):
+                message.fail(ActorStopped(f"{self.ref!r} crashed before it answered"))
 
     def _end_because(self, error: BaseException) -> None:
         if self.state in (CellState.STARTING, CellState.RUNNING):
@@ -383,10 +397,16 @@ class Cell:
         if self.state is not CellState.TEARING_DOWN:
             self.state = CellState.STOPPING
         self.mailbox.open = False
+        self._clear()
         self.mailbox.put_control(STOP)
         self._parker.wake()
         if self.handling_since is not None:
             self._set_hook_timer(self._teardown, self._cancel_hook)
+
+    def _clear(self) -> None:
+        """Make dead letters of what is queued; an ask fails now, not after the running hook."""
+        for message in self.mailbox.clear_data():
+            self.dead_letter(message, "undelivered")
 
     def spare_hook(self) -> None:
         """Let the running hook take its time: whoever ends the actor has another patience with it."""
@@ -397,13 +417,15 @@ class Cell:
         """Cancel the running hook now, because of ``error``; it has the teardown timeout to end."""
         if self.handling_since is not None and self._scope is not None:
             self._killed_for = error
-            self._interrupted = True
+            self.interrupted = True
             self._scope.cancel()
             self._set_hook_timer(self._teardown, self._abandon_hook)
+        elif self._last_hook is not None:
+            self._last_hook.cancel()
 
     def _cancel_hook(self) -> None:
         if self.handling_since is not None and self._scope is not None:
-            self._interrupted = True
+            self.interrupted = True
             self._scope.cancel()
             self._set_hook_timer(ABANDON_AFTER, self._abandon_hook)
 
@@ -457,7 +479,7 @@ class Cell:
         """Run a hook of the teardown in a task of its own, so that one that hangs is left behind."""
         hook_ended = False
         parker = self.runtime.backend.parker()
-        scope = anyio.CancelScope()
+        scope = self._last_hook = anyio.CancelScope()
 
         async def run() -> None:
             nonlocal hook_ended
@@ -478,14 +500,13 @@ class Cell:
             scope.cancel()
             self.leaks.append(f"{hook.__name__} of {self.kind}")
             await self.runtime.wait(parker, lambda: hook_ended, ABANDON_AFTER)
+        self._last_hook = None
         self._task = None
 
     def _finish(self) -> None:
         self.state = CellState.STOPPED
-        mailbox = self.mailbox
-        for message in mailbox.clear_data():
-            self.dead_letter(message, "undelivered")
-        mailbox.control.clear()
+        self._clear()
+        self.mailbox.control.clear()
         self._tell_monitors(self.down())
         self._monitors.clear()
         for monitored in self._monitored:
@@ -574,7 +595,7 @@ class Cell:
         if isinstance(message, Asked):
             why = f"{self.ref!r} did not take the message: {reason}"
             message.fail(MailboxFull(why) if reason == "overflow" else ActorStopped(why))
-        if message is STOP or isinstance(message, FiredTimer):
+        if isinstance(message, Marker):
             return
         self.runtime.dead_letters.add(
             message.message if isinstance(message, Told) else message, self.id, reason

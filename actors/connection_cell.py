@@ -22,7 +22,7 @@ from actors.codecs import Codec, RawCodec
 from actors.codes import CloseCode, fit_reason
 from actors.connection import ConnectionActor
 from actors.errors import ActorMisuse, ActorStopped, ConnectionClosing, PayloadRefused
-from actors.mailbox import DEFAULT_BOUNDS, Bounds, Overflow, Told
+from actors.mailbox import DEFAULT_BOUNDS, Bounds, Marker, Overflow
 from actors.messages import Close, CloseReport, ExitReason, Initiator
 from actors.rates import InboundRate
 from actors.ref import Closing
@@ -35,7 +35,7 @@ from actors.wakeup import Parker, Waiter
 _REFUSED = object()
 
 
-class _DrainMarker(Told):
+class _DrainMarker(Marker):
     """Behind the last message admitted before a close with ``drain``."""
 
     __slots__ = ()
@@ -50,6 +50,7 @@ class ConnectionCell(Cell):
         "_close",
         "_close_deadline",
         "_close_timeout",
+        "_grace_deadline",
         "_initiator",
         "_late",
         "_paused",
@@ -120,6 +121,7 @@ class ConnectionCell(Cell):
             None if message_rate is None else InboundRate(message_rate, message_burst, runtime.clock())
         )
         self._close_deadline: Timer | None = None
+        self._grace_deadline: Timer | None = None
         self._initiator = Initiator.LOCAL
         self._began_at = 0.0
         self._late = 0
@@ -200,10 +202,16 @@ class ConnectionCell(Cell):
         return _REFUSED
 
     def send(self, message: Any) -> None:
-        """Queue one message for the peer."""
+        """Queue one message for the peer; past the send limit the peer is closed with 1013.
+
+        One who waits for each of its messages never gets there: it takes several at once.
+        """
         kind = type(message)
         plain = self._raw and (kind is str or kind is bytes)
         data = message if plain else self.codec.encode(message)
+        transport = self.websocket.transport
+        if transport.congested and self._send_limit is not None and transport.buffered > self._send_limit:
+            self.exit_with(ExitReason.OVERLOAD, "reads too slowly")
         if self.closing:
             code, reason = self.websocket.sent or self.websocket.received or (CloseCode.ABNORMAL_CLOSURE, "")
             raise ConnectionClosing(code, reason, self.report)
@@ -242,8 +250,10 @@ class ConnectionCell(Cell):
             self._writers.remove(parker)
 
     def writable(self) -> None:
-        """Let the waiting senders go on."""
+        """Let the waiting senders go on, or wait for the next time when others were faster."""
         self.congested_since = None
+        if self.websocket.transport.congested and not self.closing:
+            self._note_congestion()
         for parker in self._writers:
             parker.wake()
 
@@ -258,9 +268,9 @@ class ConnectionCell(Cell):
 
     def _apply_reading(self) -> None:
         if self._held and not self.closing:
-            self.websocket.transport.pause()
+            self.websocket.pause()
         else:
-            self.websocket.transport.resume()
+            self.websocket.resume()
 
     # -- the close -----------------------------------------------------------------------------
 
@@ -306,7 +316,7 @@ class ConnectionCell(Cell):
         """Close with 1011 and an empty reason: no detail leaks to the peer."""
         if self.state is CellState.STOPPING:
             self.end_loop()  # what the peer sent before its end is not for an actor that crashed
-        elif self.error is None:
+        elif self.error is None and self.state in (CellState.STARTING, CellState.RUNNING):
             self.error = error
             self.exit_with(reason_of(error))
             self._clear()
@@ -345,7 +355,9 @@ class ConnectionCell(Cell):
             notice: Any = self._close.notice
             self.websocket.send(notice)
             self.messages_out += 1
-            self.runtime.timers.after(self._close.grace, lambda: self._signal(Signal.CLOSE))
+            self._grace_deadline = self.runtime.timers.after(
+                self._close.grace, lambda: self._signal(Signal.CLOSE)
+            )
 
     def _signal(self, signal: Signal) -> None:
         """Ask the table, and do what it says."""
@@ -356,13 +368,13 @@ class ConnectionCell(Cell):
             if action is Action.SEND_CLOSE:
                 assert self._close is not None, "a close frame needs a close"
                 self.websocket.send_close(self._close.code, self._close.reason)
-                transport.resume()  # a full mailbox must not hide the peer's Close frame
+                self.websocket.resume()  # a full mailbox must not hide the peer's Close frame
                 self.writable()
             elif action is Action.START_DEADLINE:
                 if self._close_timeout is not None:
                     self._close_deadline = self.runtime.timers.after(self._close_timeout, self._deadline)
             elif action is Action.END_TCP:
-                transport.resume()
+                self.websocket.resume()
                 transport.end(linger=signal is Signal.FAILURE)
                 self.writable()
             elif action is Action.ABORT:
@@ -470,11 +482,13 @@ class ConnectionCell(Cell):
         """Nothing: a connection ends once, with ``on_close``."""
 
     async def _run_last_hook(self) -> None:
-        if self._close_deadline is not None:
-            self._close_deadline.cancel()
+        for deadline in (self._grace_deadline, self._close_deadline):
+            if deadline is not None:
+                deadline.cancel()
         assert self.report is not None, "the teardown follows the end of the wire"
         self._clear()
-        self.report = replace(self.report, undelivered=self._late)
+        if self.report.undelivered != self._late:
+            self.report = replace(self.report, undelivered=self._late)
         actor = self.actor
         if actor is not None and type(actor).on_close is not ConnectionActor.on_close:
             await self.call_last(actor.on_close, self.report)
@@ -483,4 +497,4 @@ class ConnectionCell(Cell):
         """Make dead letters of what is queued; they count as undelivered."""
         for message in self.mailbox.clear_data():
             self.dead_letter(message, "undelivered")
-            self._late += message is not STOP and type(message) is not _DrainMarker
+            self._late += not isinstance(message, Marker)

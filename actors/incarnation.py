@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import anyio
 
 from actors.errors import ActorMisuse, ActorStopped, ResourceLost
-from actors.mailbox import Told, size_of
+from actors.mailbox import Marker, size_of
 from actors.timers import Timer
 
 if TYPE_CHECKING:
@@ -77,11 +77,10 @@ class _Resource:
 
 
 @final
-class FiredTimer(Told):
-    """A timer of an actor, and in the data lane its firing."""
+class FiredTimer(Marker):
+    """A timer of an actor, and in the data lane its firing; one that was lost would never fire again."""
 
     __slots__ = ("cancelled", "due", "interval", "key", "timer")
-    droppable = False  # a timer whose firing was lost would never fire again
 
     def __init__(self, message: Any, key: Hashable, interval: float | None, due: float) -> None:
         super().__init__(message, size_of(message))

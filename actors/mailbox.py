@@ -4,8 +4,8 @@ The rules of this file:
 
 * Control overtakes data, is never dropped and never waits.
 * Inbound messages (from the wire) are never refused while the gate is open: when there is no room
-  left the mailbox says so and the transport stops reading, so what is over the bound is at most
-  what one read brought.
+  left the mailbox says so and nothing more is read or taken apart, so what is over the bound is at
+  most one batch of the fast lane.
 * Told messages (from other actors, threads, timers) are refused by the overflow rule.
 * Once the gate is shut nothing is admitted to the data lane any more.
 * Sizes are bytes for ``bytes`` and characters for ``str``.
@@ -59,12 +59,16 @@ class Told:
     """A message in the data lane that did not come from the wire."""
 
     __slots__ = ("message", "size")
-    droppable = True
-    """Whether it may make room for a newer one."""
 
     def __init__(self, message: Any, size: int = 0) -> None:
         self.message = message
         self.size = size
+
+
+class Marker(Told):
+    """What stands in the data lane and is nobody's message: never dropped, never a dead letter."""
+
+    __slots__ = ()
 
 
 def size_of(message: object) -> int:
@@ -76,6 +80,8 @@ def size_of(message: object) -> int:
 
 EMPTY = object()
 """What ``Mailbox.pop`` gives when there is nothing."""
+_UNUSED: deque[Any] = deque(maxlen=0)
+"""The data lane that never held anything: an empty deque takes more than half a kilobyte."""
 
 
 @final
@@ -95,8 +101,8 @@ class Mailbox:
 
     def __init__(self, bounds: Bounds = DEFAULT_BOUNDS) -> None:
         self._bounds = bounds
-        self.control: deque[Any] = deque()
-        self.data: deque[Any] = deque()
+        self.control: list[Any] = []
+        self.data = _UNUSED
         self.open = True
         self.inbound_messages = 0
         self.inbound_bytes = 0
@@ -112,6 +118,8 @@ class Mailbox:
 
     def put_inbound(self, message: str | bytes) -> bool:
         """Add a message from the wire; tell whether there is room for another one."""
+        if self.data is _UNUSED:
+            self.data = deque()
         self.data.append(message)
         self.inbound_messages += 1
         self.inbound_bytes += len(message)
@@ -120,10 +128,8 @@ class Mailbox:
     @property
     def has_room(self) -> bool:
         """Whether the transport may read on."""
-        return (
-            self.inbound_messages < self._bounds.inbound_messages
-            and self.inbound_bytes < self._bounds.inbound_bytes
-        )
+        bounds = self._bounds
+        return self.inbound_messages < bounds.inbound_messages and self.inbound_bytes < bounds.inbound_bytes
 
     @property
     def may_resume(self) -> bool:
@@ -147,6 +153,8 @@ class Mailbox:
 
     def put_marker(self, told: Told) -> None:
         """Add behind the last admitted message, whatever the bounds and the gate say."""
+        if self.data is _UNUSED:
+            self.data = deque()
         self.data.append(told)
         self.told_messages += 1
         self.told_bytes += told.size
@@ -154,17 +162,22 @@ class Mailbox:
     def pop(self) -> Any:
         """Take the next message, control first; ``EMPTY`` when there is none."""
         if self.control:
-            return self.control.popleft()
+            return self.control.pop(0)
         if not self.data:
             return EMPTY
         message = self.data.popleft()
-        self._forget(message)
+        kind = type(message)
+        if kind is str or kind is bytes:
+            self.inbound_messages -= 1
+            self.inbound_bytes -= len(message)
+        else:
+            self._forget(message)
         return message
 
     def drop_oldest_told(self) -> Told | None:
         """Remove the oldest told message that may be dropped, if there is one."""
         for index, message in enumerate(self.data):
-            if isinstance(message, Told) and message.droppable:
+            if isinstance(message, Told) and not isinstance(message, Marker):
                 del self.data[index]
                 self._forget(message)
                 return message
@@ -172,6 +185,8 @@ class Mailbox:
 
     def clear_data(self) -> list[Any]:
         """Empty the data lane and give what was in it, in order."""
+        if not self.data:
+            return []
         left = list(self.data)
         self.data.clear()
         self.inbound_messages = self.inbound_bytes = self.told_messages = self.told_bytes = 0

@@ -42,7 +42,10 @@ class TokenBucket:
 
 @final
 class InboundRate:
-    """The messages of one peer against its rate: first a pause, then no patience."""
+    """The messages of one peer against its rate: first a pause, then no patience.
+
+    ``burst`` is at least 3, or a pause would give back so much that nobody were ever stubborn.
+    """
 
     PATIENCE = 10.0
     """Seconds for which a peer may be over its rate, pauses included."""

@@ -70,7 +70,7 @@ class ActorRef:
     actor's end.
     """
 
-    __slots__ = ("_cell", "id")
+    __slots__ = ("__weakref__", "_cell", "id")
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell

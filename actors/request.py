@@ -7,6 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 
+def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Put the values of every name together; tuples of text are no work for the garbage collector."""
+    gathered: dict[str, tuple[str, ...]] = {}
+    for name, value in pairs:
+        gathered[name] = (*gathered.get(name, ()), value)
+    return gathered
+
+
 @final
 class QueryParams(Mapping[str, str]):
     """The parameters behind the ``?`` of a URL; a name given several times counts with its last value.
@@ -17,9 +25,7 @@ class QueryParams(Mapping[str, str]):
     __slots__ = ("_pairs",)
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
-        self._pairs: dict[str, list[str]] = {}
-        for name, value in pairs:
-            self._pairs.setdefault(name, []).append(value)
+        self._pairs = _gathered(pairs)
 
     def __getitem__(self, name: str) -> str:
         return self._pairs[name][-1]
@@ -31,7 +37,7 @@ class QueryParams(Mapping[str, str]):
         return len(self._pairs)
 
     def __repr__(self) -> str:
-        return f"QueryParams({self._pairs!r})"
+        return f"QueryParams({ {name: self.get_all(name) for name in self} })"
 
     def get_all(self, name: str) -> list[str]:
         """Every value of ``name`` in the order of the URL; empty when there is none."""
@@ -48,9 +54,7 @@ class Headers(Mapping[str, str]):
     __slots__ = ("_fields",)
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
-        self._fields: dict[str, list[str]] = {}
-        for name, value in fields:
-            self._fields.setdefault(name.lower(), []).append(value)
+        self._fields = _gathered((name.lower(), value) for name, value in fields)
 
     def __getitem__(self, name: str) -> str:
         return self._fields[name.lower()][0]
@@ -65,7 +69,7 @@ class Headers(Mapping[str, str]):
         return len(self._fields)
 
     def __repr__(self) -> str:
-        return f"Headers({self._fields!r})"
+        return f"Headers({ {name: self.get_all(name) for name in self} })"
 
     def get_all(self, name: str) -> list[str]:
         """Every value of ``name`` in the order of the request; empty when there is none."""

@@ -9,9 +9,10 @@ import asyncio
 import logging
 import math
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, final
 
+import anyio
 import trio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
@@ -19,12 +20,16 @@ from sniffio import current_async_library_cvar
 
 from actors.dead_letters import DeadLetters
 from actors.timers import Timers
-from actors.wakeup import Parker, current_backend
+from actors.wakeup import AsyncioBackend, Parker, current_backend
 
 if TYPE_CHECKING:
     from actors.cell import Cell
+    from actors.ref import ActorRef
 
 logger = logging.getLogger("actors")
+
+CANCEL_AGAIN = 0.1
+"""Seconds until a task that swallowed its cancellation gets the next one."""
 
 
 class Topics(Protocol):
@@ -41,6 +46,49 @@ class Topics(Protocol):
 
 
 @final
+class AsyncioTasks:
+    """Tasks that a task group has without knowing them: ``keep`` is its task, and stands for them all.
+
+    A task that anyio starts costs as much memory as everything else of an idle connection together:
+    a handle with a scope and an event, the state of the task, and a coroutine around it.
+    """
+
+    __slots__ = ("_emptied", "_loop", "_tasks")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._emptied = asyncio.Event()
+
+    def start(self, coroutine: Coroutine[Any, Any, None], name: str) -> bool:
+        """Start a task; tell whether ``keep`` is to be started for it."""
+        first = not self._tasks
+        task = self._loop.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return first
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._emptied.set()
+
+    async def keep(self) -> None:
+        """Wait for the end of all tasks; when cancelled, cancel them, until they have ended."""
+        self._emptied.clear()
+        try:
+            if self._tasks:
+                await self._emptied.wait()
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):  # bounded: by tasks that end when they are cancelled
+                while self._tasks:
+                    for task in self._tasks:
+                        task.cancel()
+                    await asyncio.wait(self._tasks, timeout=CANCEL_AGAIN)
+            raise
+
+
+@final
 class Runtime:
     """The surroundings of the actors on one event loop.
 
@@ -50,11 +98,13 @@ class Runtime:
 
     __slots__ = (
         "_task_group",
+        "_tasks",
         "_thread",
         "backend",
         "cancelled",
         "clock",
         "dead_letters",
+        "names",
         "timers",
         "topics",
     )
@@ -71,7 +121,9 @@ class Runtime:
         self.timers = Timers(self.clock)
         self.dead_letters = DeadLetters(self.clock)
         self.topics: Topics | None = None
+        self.names: Mapping[str, ActorRef] | None = None
         self._task_group = task_group
+        self._tasks = AsyncioTasks(self.backend.loop) if isinstance(self.backend, AsyncioBackend) else None
         self._thread = threading.get_ident()
 
     def spawn(self, function: Callable[..., Awaitable[object]], *args: object, name: str) -> None:
@@ -80,7 +132,10 @@ class Runtime:
         Whatever gets out all the same would end every actor of the runtime, so it ends here, with a
         log record.  Cancellation passes.
         """
-        self._task_group.start_soon(self._contain, function, args, name=name)
+        if self._tasks is None:
+            self._task_group.start_soon(self._contain, function, args, name=name)
+        elif self._tasks.start(self._contain(function, args), name):
+            self._task_group.start_soon(self._tasks.keep, name="tasks")
 
     @property
     def ending(self) -> bool:
@@ -106,16 +161,23 @@ class Runtime:
     def call(self, function: Callable[..., object], *args: Any) -> bool:
         """Run ``function`` on the event loop's thread: now when this is it, else soon.
 
-        Gives ``False`` when the event loop has ended and the function will never run.
+        Gives ``False`` when the event loop has ended and the function will never run.  What it raises
+        reaches the caller on this thread, and from another one only the log.
         """
         if threading.get_ident() == self._thread:
             function(*args)
             return True
         try:
-            self.backend.call_from_thread(function, *args)
+            self.backend.call_from_thread(self._contain_call, function, args)
         except RuntimeError:
             return False
         return True
+
+    def _contain_call(self, function: Callable[..., object], args: tuple[object, ...]) -> None:
+        try:
+            function(*args)
+        except BaseException:  # nobody is there to get it, and trio would end the whole program
+            logger.exception("a call from another thread failed")
 
     async def wait(self, parker: Parker, done: Callable[[], bool], timeout: float | None) -> bool:
         """Wait at ``parker`` until ``done()``, at most ``timeout`` seconds; tell whether it is done."""

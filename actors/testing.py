@@ -81,6 +81,12 @@ class ManualClock:
             await settled()
         self._now = end
 
+    async def jump(self, seconds: float) -> None:
+        """Let ``seconds`` pass at once, as if the process had stood still: what was due comes late."""
+        await settled()
+        self._now += seconds
+        await self.advance(0.0)
+
 
 async def settled() -> None:
     """Wait until every other task waits for something."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import final
 
-import anyio
+from anyio.lowlevel import checkpoint
 
 from actors.wakeup import Parker, current_backend
 
@@ -109,9 +109,9 @@ class Timers:
         self._parker = current_backend().parker()
         while True:
             self._waiting_for = next_look = self.fire()
-            with anyio.move_on_after(next_look - self._clock()):
-                await self._parker.park()
+            await self._parker.park_for(next_look - self._clock())
             self._waiting_for = -math.inf
+            await checkpoint()  # what came before a deadline, and waited for the process, is read before it
 
     def _enter(self, timer: Timer) -> None:
         if timer.deadline == math.inf:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -17,8 +18,11 @@ from contextlib import suppress
 from types import CoroutineType, FrameType
 from typing import Any, Protocol, cast, final
 
+import anyio
 import trio
 from anyio.lowlevel import current_token
+
+_DAY = 86_400.0
 
 
 class Parker(Protocol):
@@ -26,6 +30,9 @@ class Parker(Protocol):
 
     async def park(self) -> None:
         """Wait for ``wake``; may return early, so the caller checks its condition again."""
+
+    async def park_for(self, seconds: float) -> None:
+        """``park`` for ``seconds`` at the most."""
 
     def wake(self) -> None:
         """Let the parked task go on; nothing when no task is parked."""
@@ -48,6 +55,14 @@ class AsyncioParker:
             await future
         finally:
             self._future = None
+
+    async def park_for(self, seconds: float) -> None:
+        # uvloop counts whole milliseconds, and one that is rounded down comes too early, again and again.
+        timer = self._loop.call_later(math.ceil(min(seconds, _DAY) * 1000) / 1000, self.wake)
+        try:
+            await self.park()
+        finally:
+            timer.cancel()
 
     def wake(self) -> None:
         future = self._future
@@ -74,6 +89,10 @@ class TrioParker:
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
+    async def park_for(self, seconds: float) -> None:
+        with trio.move_on_after(max(0, seconds)):
+            await self.park()
+
     def wake(self) -> None:
         task = self._task
         if task is not None:
@@ -88,6 +107,8 @@ class Backend(Protocol):
     """The exception that cancellation raises."""
     clock: Callable[[], float]
     """Monotonic seconds."""
+    scope: type[anyio.CancelScope]
+    """``anyio.CancelScope`` without the search for the event loop."""
 
     def parker(self) -> Parker:
         """A new parker of this event loop."""
@@ -103,7 +124,7 @@ class Backend(Protocol):
 class AsyncioBackend:
     """asyncio and uvloop."""
 
-    __slots__ = ("_context", "cancelled", "clock", "loop")
+    __slots__ = ("_context", "cancelled", "clock", "loop", "scope")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -112,6 +133,7 @@ class AsyncioBackend:
         # so that a pong which comes at once would not be later than its ping.
         self.clock: Callable[[], float] = time.monotonic
         self.cancelled: type[BaseException] = asyncio.CancelledError
+        self.scope = type(anyio.CancelScope())
 
     def parker(self) -> Parker:
         return AsyncioParker(self.loop)
@@ -128,12 +150,13 @@ class AsyncioBackend:
 class TrioBackend:
     """trio."""
 
-    __slots__ = ("_token", "cancelled", "clock")
+    __slots__ = ("_token", "cancelled", "clock", "scope")
 
     def __init__(self, token: trio.lowlevel.TrioToken) -> None:
         self._token = token
         self.clock: Callable[[], float] = trio.lowlevel.current_clock().current_time
         self.cancelled: type[BaseException] = trio.Cancelled
+        self.scope = type(anyio.CancelScope())
 
     def parker(self) -> Parker:
         return TrioParker()

@@ -47,9 +47,15 @@ class Frame:
 
 
 def encode(
-    opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, masked: bool = True
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    fin: bool = True,
+    rsv: int = 0,
+    masked: bool = True,
+    key: bytes | None = None,
 ) -> bytes:
-    """The bytes of one frame as a client sends it (RFC 6455, section 5.2)."""
+    """The bytes of one frame as a client sends it (RFC 6455, section 5.2); by default with a random mask."""
     size = len(payload)
     head = bytes([fin << 7 | rsv << 4 | opcode])
     mask_bit = masked << 7
@@ -61,7 +67,7 @@ def encode(
         head += struct.pack("!BQ", mask_bit | 127, size)
     if not masked:
         return head + payload
-    key = os.urandom(4)
+    key = os.urandom(4) if key is None else key
     repeated = (key * (size // 4 + 1))[:size]
     whole = int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")
     return head + key + whole.to_bytes(size, "big")
@@ -72,12 +78,15 @@ def encode_close(code: int | None = 1000, reason: str = "") -> bytes:
     return encode(CLOSE, b"" if code is None else struct.pack("!H", code) + reason.encode())
 
 
-def decode(data: bytes | bytearray, start: int = 0) -> tuple[Frame, int] | None:
-    """Read the frame at ``start``; give it and where the next one begins, or ``None`` if it is cut off."""
+def decode(data: bytes | bytearray, start: int = 0, *, agreed: int = 0) -> tuple[Frame, int] | None:
+    """Read the frame at ``start``; give it and where the next one begins, or ``None`` if it is cut off.
+
+    ``agreed``: the reserved bits of the first byte that an extension may set.
+    """
     if len(data) < start + 2:
         return None
     first, second = data[start], data[start + 1]
-    assert not first & 0x70, "the server agreed on no extension and sets no reserved bit"
+    assert not first & 0x70 & ~agreed, "a reserved bit that was not agreed on"
     assert not second & 0x80, "a server masks nothing"
     size, at = second, start + 2
     if size >= 126:
@@ -102,8 +111,13 @@ class RawClient:
         self._read = 0
 
     @classmethod
-    async def dial(cls, address: Any, *, receive_buffer: int | None = None) -> RawClient:
-        """Connect to a server, a port of the loopback, a (host, port), or the path of a Unix socket."""
+    async def dial(
+        cls, address: Any, *, receive_buffer: int | None = None, source: str | None = None
+    ) -> RawClient:
+        """Connect to a server, a port of the loopback, a (host, port), or the path of a Unix socket.
+
+        ``source`` is the address to come from; all of 127.0.0.0/8 is the loopback.
+        """
         if not isinstance(address, (int, str, tuple)):  # a Server
             address = address.port
         if isinstance(address, int):
@@ -116,6 +130,8 @@ class RawClient:
         try:
             if receive_buffer is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            if source is not None:
+                sock.bind((source, 0))
             sock.setblocking(False)
             try:
                 sock.connect(address)

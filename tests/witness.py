@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -13,8 +13,10 @@ import anyio.lowlevel
 import trio
 
 from actors import ConnectionActor
-from supervisor import Route, Server, serve
-from supervisor.events import ActorCrashed, ConnectionClosed, ConnectionOpened, Event, log_event
+from actors.testing import Client, ManualClock, connected
+from supervisor import Policy, Route, Server, serve
+from supervisor.events import ActorCrashed, ConnectionClosed, ConnectionOpened, Event, Hook, log_event
+from supervisor.watch import Watch
 from tests.raw import DEADLINE
 
 E = TypeVar("E", bound=Event)
@@ -79,14 +81,17 @@ class Witness:
 
 @asynccontextmanager
 async def serving(
-    routes: type[ConnectionActor] | Route | Mapping[str, type[ConnectionActor] | Route], **options: Any
+    routes: type[ConnectionActor] | Route | Mapping[str, type[ConnectionActor] | Route],
+    *,
+    hooks: Sequence[Hook] = (),
+    **options: Any,
 ) -> AsyncIterator[tuple[Server, Witness]]:
     """Serve ``routes``, or one actor at ``/``; afterwards check that nothing is left."""
     witness = Witness()
     sockets, tasks = open_sockets(), running_tasks()
     if not isinstance(routes, Mapping):
         routes = {"/": routes}
-    async with serve(routes, hooks=[log_event, witness], **options) as server:
+    async with serve(routes, hooks=[log_event, witness, *hooks], **options) as server:
         yield server, witness
     assert len(server.connections) == 0
     assert len(server.registry) == 0
@@ -94,3 +99,14 @@ async def serving(
     assert len(witness.closed) == len(witness.of(ConnectionOpened))
     await until(lambda: running_tasks() == tasks)
     await until(lambda: open_sockets() <= sockets)
+
+
+@asynccontextmanager
+async def watched(
+    actor: type[ConnectionActor], policy: Policy, clock: ManualClock, **limits: Any
+) -> AsyncIterator[Client]:
+    """Open a connection in memory that ``policy`` is applied to, in the time of ``clock``."""
+    async with connected(actor, clock=clock, **limits) as client:
+        watch = Watch(client.cell, policy)
+        yield client
+        watch.cancel()

@@ -19,9 +19,11 @@ class AsyncioTransport(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_at_once",
         "_connected",
         "_ended",
         "_flushing",
+        "_full",
         "_high_water",
         "_loop",
         "_lost",
@@ -30,6 +32,7 @@ class AsyncioTransport(asyncio.Protocol):
         "_peer",
         "_pending",
         "_transport",
+        "_unheld",
         "congested",
         "coupled",
         "sink",
@@ -53,11 +56,31 @@ class AsyncioTransport(asyncio.Protocol):
         self._out: list[bytes] = []
         self._pending = 0
         self._flushing = False
+        self._at_once = False
+        self._unheld = 0  # bytes written at once since senders were held up
+        self._full = False  # the event loop says that the peer does not keep up
         self._paused = False
         self._ended = False
         self._lost = False
         self.congested = False
         self.coupled = True
+
+    def hand_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
+        """Let ``protocol`` have the connection, with what is queued; gives the event loop's transport."""
+        transport = self._transport
+        assert transport is not None, "connected"
+        self._flush()
+        transport.set_protocol(protocol)
+        return transport
+
+    def take_back(self) -> None:
+        """Be the protocol again, for an open connection whose other protocol did not pause it."""
+        transport = self._transport
+        assert transport is not None, "handed over"
+        transport.set_write_buffer_limits(high=self._high_water)
+        transport.set_protocol(self)
+        self._full = self.congested = transport.get_write_buffer_size() > self._high_water
+        self.resume()
 
     # -- called by the event loop --------------------------------------------------------------
 
@@ -65,16 +88,20 @@ class AsyncioTransport(asyncio.Protocol):
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         transport.set_write_buffer_limits(high=self._high_water)
         self._peer = format_address(transport.get_extra_info("peername"))
+        # uvloop gathers what is written within a turn by itself; but TLS makes a record of every write.
+        gathers = not isinstance(self._loop, asyncio.BaseEventLoop)
+        self._at_once = gathers and transport.get_extra_info("ssl_object") is None
         self._connected(self)
 
     def data_received(self, data: bytes) -> None:
         self.sink.data(data)
 
     def eof_received(self) -> bool:
-        self.sink.eof()
         # A half-closed socket stays usable, a half-closed TLS session does not exist (RFC 8446, 6.1).
         assert self._transport is not None
-        return self._transport.get_extra_info("ssl_object") is None
+        usable = self._transport.get_extra_info("ssl_object") is None  # a closed transport cannot tell
+        self.sink.eof()
+        return usable
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = self._ended = True
@@ -83,13 +110,27 @@ class AsyncioTransport(asyncio.Protocol):
         self.sink.lost()
 
     def pause_writing(self) -> None:
-        self.congested = True
+        self._full = self.congested = True
         self._apply_reading()
 
     def resume_writing(self) -> None:
-        self.congested = False
+        self._full = False
         self._apply_reading()
-        self.sink.writable()
+        self._hold_up_senders()
+
+    def _hold_up_senders(self) -> None:
+        """Let one who sends without end wait for two turns of the event loop.
+
+        Others want to run, and what the peer has sent, its Close frame perhaps, or that it is gone, is seen
+        in the first turn and told in the second: before the buffer is filled again.
+        """
+        self.congested = True
+        self._loop.call_soon(self._loop.call_soon, self._let_senders_go_on)
+
+    def _let_senders_go_on(self) -> None:
+        if not self._lost:
+            self.congested = self._full
+            self.sink.writable()
 
     # -- called by the sink --------------------------------------------------------------------
 
@@ -116,10 +157,19 @@ class AsyncioTransport(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if self._ended:
             return
+        if self._at_once and self._transport is not None:
+            self._transport.write(data)
+            if self._unheld > self._high_water and not self.congested:
+                self._unheld = 0
+                self._hold_up_senders()
+            self._unheld += len(data)
+            return
         self._out.append(data)
         self._pending += len(data)
         if self._pending > self._high_water:
             self._flush()  # so that the event loop can say that the peer does not keep up
+            if not self.congested:
+                self._hold_up_senders()
         elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush_soon)
@@ -148,7 +198,7 @@ class AsyncioTransport(asyncio.Protocol):
         transport = self._transport
         if transport is None or self._lost or transport.is_closing():
             return
-        if self._paused or (self.coupled and self.congested and not self._ended):
+        if self._paused or (self.coupled and self._full and not self._ended):
             transport.pause_reading()
         else:
             transport.resume_reading()

@@ -1,5 +1,7 @@
 """The fast lane: whole, unfragmented, uncompressed data frames, read and written without the protocol.
 
+Our pings and their pongs too, since that is all that happens on an idle connection.
+
 The rules of this file:
 
 * Only while the sans-I/O protocol stands between two frames of an open connection without
@@ -23,17 +25,26 @@ _BINARY = 0x82
 _MASKED = 0x80
 _TEXT_HEADERS = tuple(bytes((_TEXT, length)) for length in range(126))
 _BINARY_HEADERS = tuple(bytes((_BINARY, length)) for length in range(126))
+PING_SIZE = 4
+"""Bytes in the payload of each of our pings."""
+PING_HEADER = bytes((0x89, PING_SIZE))
+_PONG_HEADER = bytes((0x8A, _MASKED | PING_SIZE))
 _HEADER_16 = Struct("!BBH").pack
 _HEADER_64 = Struct("!BBQ").pack
+BATCH = 32
+"""Messages that are read at once: whoever gets them may want no more."""
 _WITHOUT_COPY = 4096
 """Bytes from which a view of a payload is cheaper than a copy of it."""
 
 
-def read_frames(data: bytes, max_message: int) -> tuple[list[str | bytes], int]:
-    """Give the messages at the beginning of ``data``, and where what is left to the protocol begins."""
+def read_frames(data: bytes, max_message: int, position: int = 0) -> tuple[list[str | bytes], int]:
+    """Give the messages at ``position`` of ``data``, ``BATCH`` at most, and where what is left begins.
+
+    No message: what stands there is left to the protocol.
+    """
     messages: list[str | bytes] = []
-    position, size = 0, len(data)
-    while size - position >= 6:
+    size = len(data)
+    while size - position >= 6 and len(messages) < BATCH:
         first, length = data[position], data[position + 1] - _MASKED
         if (first != _TEXT and first != _BINARY) or length < 0:
             break
@@ -61,6 +72,13 @@ def read_frames(data: bytes, max_message: int) -> tuple[list[str | bytes], int]:
                 break
         position = end
     return messages, position
+
+
+def read_pong(data: bytes, position: int) -> bytes | None:
+    """Give the payload of a pong as long as our pings, where it is all that is left of ``data``."""
+    if len(data) - position != 6 + PING_SIZE or data[position : position + 2] != _PONG_HEADER:
+        return None
+    return apply_mask(data[position + 6 :], data[position + 2 : position + 6])
 
 
 def header_of(length: int, *, text: bool) -> bytes:

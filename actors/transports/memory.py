@@ -137,6 +137,8 @@ class MemoryTransport:
         self._ended = True
         self._linger = linger
         self._finish()
+        if linger:
+            self._read()  # a full write buffer holds up nothing any more
 
     def _finish(self) -> None:
         if not self._stalled and self._hung_up is not None:

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, unquote
 
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
-from websockets.protocol import CONNECTING
+from websockets.protocol import CONNECTING, Protocol
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
@@ -183,6 +183,9 @@ class Handshake:
         assert self.response is not None, "accept follows negotiate"
         assert self.protocol.state is CONNECTING
         self.protocol.send_response(self.response)
+        # The parser of requests keeps the request for as long as it lives; behind it comes only this one.
+        self.protocol.parser = Protocol.parse(self.protocol)
+        next(self.protocol.parser)
         return b"".join(self.protocol.data_to_send())
 
 

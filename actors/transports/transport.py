@@ -22,7 +22,7 @@ class Sink(Protocol):
         """The connection is gone, by whatever side; nothing goes out any more."""
 
     def writable(self) -> None:
-        """The write buffer is below its high water mark again."""
+        """Senders may look again whether the transport is congested."""
 
 
 class Transport(Protocol):
@@ -30,7 +30,8 @@ class Transport(Protocol):
 
     sink: Sink
     congested: bool
-    """Whether the write buffer is above its high water mark, and reading stands still for it."""
+    """Whether senders are to wait: the write buffer is above its high water mark, and reading stands
+    still for it, or so much was written at once that it is the turn of others."""
 
     @property
     def peer(self) -> str:

@@ -50,7 +50,7 @@ class TrioTransport:
             self._peer = ""
         self._reader = TrioParker()
         self._writer = TrioParker()
-        self._out: list[bytes] = []
+        self._out = bytearray()  # not a list: small frames would weigh fifteen times what they are
         self._paused = False
         self._ended = False
         self._linger = False
@@ -106,8 +106,7 @@ class TrioTransport:
         try:
             while True:
                 if self._out:
-                    data = b"".join(self._out)
-                    self._out.clear()
+                    data, self._out = self._out, bytearray()
                     await stream.send_all(data)
                     self.buffered -= len(data)
                     if self.congested and self.buffered * 2 <= self._high_water:
@@ -144,7 +143,7 @@ class TrioTransport:
     def write(self, data: bytes) -> None:
         if self._ended:
             return
-        self._out.append(data)
+        self._out += data
         self.buffered += len(data)
         if self.buffered > self._high_water:
             self.congested = True

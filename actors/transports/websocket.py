@@ -10,17 +10,18 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 from websockets.exceptions import ProtocolError
 from websockets.frames import Close as CloseFrame
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
+from websockets.streams import StreamReader
 
 from actors.codes import CloseCode
 from actors.rates import TokenBucket
-from actors.transports.fastlane import header_of, read_frames
+from actors.transports.fastlane import PING_HEADER, PING_SIZE, header_of, read_frames, read_pong
 from actors.transports.transport import Transport
 
 wire_logger = logging.getLogger("actors.wire")
@@ -29,7 +30,11 @@ wire_logger.setLevel(logging.WARNING)
 
 LARGE = 4096
 """Bytes from which a payload is not copied behind its header."""
+STEP = 1024
+"""Bytes that the protocol takes before the receiver may say that it is full; more within a large frame."""
 _PONG = bytes([0x80 | Opcode.PONG])
+_AT_EOF = StreamReader.at_eof.__code__
+"""Where the protocol waits between two frames."""
 
 
 class Receiver(Protocol):
@@ -63,13 +68,18 @@ class WebSocket:
         "_control_rate",
         "_finished",
         "_fragments",
+        "_kept",
+        "_kept_from",
         "_max_fragments",
         "_max_message",
         "_muted",
+        "_paused",
         "_ping",
         "_plain",
         "_protocol",
+        "_reading",
         "_receiver",
+        "_step",
         "_text",
         "assembling_since",
         "last_message",
@@ -117,6 +127,11 @@ class WebSocket:
         self._max_message = sys.maxsize if protocol.max_message_size is None else protocol.max_message_size
         self._plain = not protocol.extensions
         self._between_frames = self._plain
+        self._kept = b""  # what was read and not taken apart yet, from the next position on
+        self._kept_from = 0
+        self._step = STEP
+        self._paused = False
+        self._reading = False
         self._fragments: list[bytes] = []
         self._text = False
         self._finished = False  # the peer's Close or a failure was reported: frames mean nothing now
@@ -125,21 +140,65 @@ class WebSocket:
     # -- from the transport --------------------------------------------------------------------
 
     def data(self, data: bytes) -> None:
-        """Take bytes of the peer apart into frames and tell the receiver."""
+        """Take bytes of the peer apart into frames and tell the receiver, until it pauses.
+
+        One read may hold ten thousand frames, or a thousand times its size when they are compressed: what
+        the receiver has no room for is kept as it came.
+        """
         self.last_received = self._clock()
-        if self._between_frames:
-            messages, position = read_frames(data, self._max_message)
-            if messages:
-                self.last_message = self.last_received
-                received = self._receiver.received
-                for message in messages:
-                    received(message)
-            if position == len(data):
+        start = 0
+        if self._kept:
+            data = self._kept[self._kept_from :] + data
+        elif self._between_frames:
+            messages, start = read_frames(data, self._max_message)
+            self._deliver(messages)
+            if start == len(data):
                 return
-            data = data[position:]
+            if self.ping_sent_at is not None and read_pong(data, start) == self._ping:
+                self._answered(self.ping_sent_at)
+                return
+        self._kept, self._kept_from = data, start
+        self._read()
+
+    def _deliver(self, messages: list[str | bytes]) -> None:
+        if messages:
+            self.last_message = self.last_received
+            received = self._receiver.received
+            for message in messages:
+                received(message)
+
+    def _read(self) -> None:
+        if self._reading:  # paused and resumed by the receiver: the loop below goes on
+            return
+        self._reading = True
+        while self._kept and not self._paused:
+            kept, start = self._kept, self._kept_from
+            if self._between_frames:
+                messages, end = read_frames(kept, self._max_message, start)
+                self._keep_from(end)
+                if messages:
+                    self._deliver(messages)
+                    continue
+            if self._finished:
+                self._kept = b""  # RFC 6455, section 7.1.7: nothing behind a failure or a Close is looked at
+                break
+            end = min(start + self._step, len(kept))
+            self._keep_from(end)
+            self._parse(kept if end - start == len(kept) else kept[start:end])
+        self._reading = False
+
+    def _keep_from(self, position: int) -> None:
+        if position == len(self._kept):
+            self._kept = b""
+            position = 0
+        self._kept_from = position
+
+    def _parse(self, data: bytes) -> None:
         protocol = self._protocol
         protocol.receive_data(data)
-        for frame in protocol.events_received():
+        frames = protocol.events_received()
+        self._step = STEP if frames else 4 * self._step
+        for frame in frames:
             assert isinstance(frame, Frame), "the request was taken before the WebSocket was made"
             if not self._finished:
                 self._frame(frame)
@@ -149,7 +208,7 @@ class WebSocket:
     def _find_place(self) -> None:
         """See whether the protocol stands between two frames, or since when a message is incomplete."""
         protocol = self._protocol
-        if protocol.current_size is None and not protocol.reader.buffer:
+        if protocol.current_size is None and _awaits_frame(protocol):
             self.assembling_since = None
             self._between_frames = self._plain and protocol.state is OPEN
         else:
@@ -166,6 +225,7 @@ class WebSocket:
     def lost(self) -> None:
         """The connection is gone."""
         self._finished = True
+        self._kept = b""  # reading was paused: it is lost as what the kernel has
         self._receiver.ended()
 
     def writable(self) -> None:
@@ -197,8 +257,7 @@ class WebSocket:
 
     def _control_frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.PONG and self.ping_sent_at is not None and frame.data == self._ping:
-            self.round_trip = self.last_received - self.ping_sent_at
-            self.ping_sent_at = None
+            self._answered(self.ping_sent_at)
             return
         if self._control_rate is None:
             return
@@ -206,6 +265,10 @@ class WebSocket:
             self._control = TokenBucket(self._control_rate, self._control_burst, self.last_received)
         if not self._control.take(self.last_received):
             self._fail(CloseCode.POLICY_VIOLATION, "too many control frames")
+
+    def _answered(self, ping_sent_at: float) -> None:
+        self.round_trip = self.last_received - ping_sent_at
+        self.ping_sent_at = None
 
     def _fail(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455, section 7.1.7) for what the protocol does not know."""
@@ -253,6 +316,20 @@ class WebSocket:
                 self._finished = True
                 self._receiver.peer_closed()
 
+    # -- from the cell -------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        self._paused = True
+        self.transport.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._paused = False
+        self._read()
+        if not self._paused:
+            self.transport.resume()
+
     # -- to the wire ---------------------------------------------------------------------------
 
     def send(self, message: str | bytes) -> None:
@@ -287,10 +364,9 @@ class WebSocket:
         if self._muted:
             return
         self.pings += 1
-        self._ping = self.pings.to_bytes(4, "big")
-        self._protocol.send_ping(self._ping)
+        self._ping = self.pings.to_bytes(PING_SIZE, "big")
         self.ping_sent_at = self._clock()
-        self._look()
+        self.transport.write(PING_HEADER + self._ping)
 
     def send_close(self, code: int, reason: str) -> None:
         """Queue our Close frame; the caller makes sure that none is out."""
@@ -313,6 +389,17 @@ def frame_of(message: str | bytes) -> bytes:
     """Encode a whole data message as a server's frame: unmasked, unfragmented, not compressed."""
     payload = message.encode() if isinstance(message, str) else message
     return header_of(len(payload), text=isinstance(message, str)) + payload
+
+
+def _awaits_frame(protocol: ServerProtocol) -> bool:
+    """Whether the protocol waits for the first byte of a frame.
+
+    Its buffer does not tell: it is empty between the header of a frame and the payload, too.
+    """
+    waiting: Any = protocol.parser
+    while waiting.gi_yieldfrom is not None:
+        waiting = waiting.gi_yieldfrom
+    return waiting.gi_code is _AT_EOF
 
 
 def _pair(close: CloseFrame | None) -> tuple[int, str] | None:

@@ -197,10 +197,12 @@ async def test_an_ask_fails_at_once_when_the_actor_has_ended_is_ending_or_crashe
             task_group.start_soon(ask, actor.ref, "queued")
             await settled()
             actor.ref.stop()
+            await settled()
+            assert errors == ["undelivered"], "not only after the running hook"
             await ask(actor.ref, "while it stops")
             actor.finish.set()
         await ask(actor.ref, "after the end")
-    assert errors == ["stopped", "undelivered", "stopped"]
+    assert errors == ["undelivered", "stopped", "stopped"]
 
     errors.clear()
     async with busy() as actor, anyio.create_task_group() as task_group:

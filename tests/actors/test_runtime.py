@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -106,6 +107,46 @@ async def test_cancelling_the_runtime_passes_through_every_task(caplog: pytest.L
     assert runtime.ending
     assert cancelled == 5
     assert caplog.records == []
+
+
+async def test_a_task_that_swallows_its_cancellation_is_cancelled_again() -> None:
+    swallowed: list[BaseException] = []
+
+    async def stubborn() -> None:
+        while len(swallowed) < 2:
+            try:
+                await anyio.sleep_forever()
+            except BaseException as error:
+                swallowed.append(error)
+
+    with anyio.fail_after(DEADLINE):
+        async with anyio.create_task_group() as task_group:
+            Runtime(task_group).spawn(stubborn, name="stubborn")
+            await anyio.wait_all_tasks_blocked()
+            task_group.cancel_scope.cancel()
+
+    assert len(swallowed) == 2
+
+
+async def test_the_task_group_waits_for_tasks_that_come_when_others_have_gone() -> None:
+    ran: list[int] = []
+
+    with anyio.fail_after(DEADLINE):
+        async with anyio.create_task_group() as task_group:
+            runtime = Runtime(task_group)
+
+            async def step(number: int) -> None:
+                await anyio.lowlevel.checkpoint()
+                ran.append(number)
+                if number in (1, 3):
+                    runtime.spawn(step, number + 1, name="step")
+
+            runtime.spawn(step, 1, name="step")
+            while ran != [1, 2]:
+                await anyio.lowlevel.checkpoint()
+            runtime.spawn(step, 3, name="step")
+
+    assert ran == [1, 2, 3, 4]
 
 
 async def test_a_call_from_another_thread_runs_on_the_thread_of_the_event_loop() -> None:

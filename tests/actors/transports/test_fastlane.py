@@ -11,7 +11,7 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from actors.transports.fastlane import header_of, read_frames
+from actors.transports.fastlane import PING_SIZE, header_of, read_frames
 from actors.transports.memory import MemoryTransport
 from actors.transports.websocket import WebSocket, frame_of
 
@@ -50,9 +50,11 @@ def run(chunks: list[bytes], *, fast: bool) -> tuple[object, ...]:
     )
     if not fast:
         websocket._plain = websocket._between_frames = False
+    websocket.ping()
     for chunk in chunks:
         websocket.data(chunk)
     state = protocol.state, bytes(protocol.reader.buffer), protocol.current_size, websocket.assembling_since
+    state += websocket.ping_sent_at, websocket.round_trip
     return recorder.log, bytes(wire), state, websocket.sent, websocket.received
 
 
@@ -70,14 +72,15 @@ fragments = st.builds(
     masked, st.sampled_from([Opcode.TEXT, Opcode.BINARY, Opcode.CONT]), payloads, fin=st.booleans()
 )
 controls = st.builds(masked, st.sampled_from([Opcode.PING, Opcode.PONG]), st.binary(max_size=125))
+answers = st.just(masked(Opcode.PONG, (1).to_bytes(PING_SIZE, "big")))
 closes = st.builds(lambda code: masked(Opcode.CLOSE, Close(code, "bye").serialize()), st.just(1000))
 unmasked = st.binary(max_size=10).map(lambda payload: Frame(Opcode.TEXT, payload).serialize(mask=False))
 not_minimal = st.binary(min_size=1, max_size=20).map(
     lambda payload: b"\x82\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload
 )
 streams = st.lists(
-    st.one_of(data_frames, data_frames, data_frames, fragments, controls, closes, unmasked, not_minimal,
-              st.binary(max_size=12)),
+    st.one_of(data_frames, data_frames, data_frames, fragments, controls, answers, closes, unmasked,
+              not_minimal, st.binary(max_size=12)),
     max_size=12,
 ).map(b"".join)  # fmt: skip
 
