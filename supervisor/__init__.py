@@ -7,9 +7,16 @@ except ImportError as error:  # pragma: no cover - only in a broken environment
         "supervisor: the package 'actors' of connection-supervisor is missing or another one; "
         "install connection-supervisor into an environment of its own"
     ) from error
+from supervisor import events
+
+if not hasattr(events, "Hook"):
+    raise ImportError(
+        "supervisor: the module 'supervisor.events' is not of connection-supervisor, but probably of "
+        "supervisord; install connection-supervisor into an environment of its own"
+    )
 from actors.errors import ChildStartFailed, RestartLimitReached
 from supervisor.admission import Admission
-from supervisor.drain import DrainReport
+from supervisor.drain import Drain, DrainReport
 from supervisor.inspection import Description
 from supervisor.policies import Backoff, Heartbeat, Limits, OnCrash, Policy, RestartLimit, Timeouts
 from supervisor.registry import Registry
@@ -26,6 +33,7 @@ __all__ = [
     "ChildSpec",
     "ChildStartFailed",
     "Description",
+    "Drain",
     "DrainReport",
     "Heartbeat",
     "Limits",

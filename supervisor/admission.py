@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import resource
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from http import HTTPStatus
 from typing import final
 from urllib.parse import urlsplit
 
@@ -25,7 +28,9 @@ from supervisor.policies import NOT_GIVEN, NotGiven, check_count, check_seconds
 logger = logging.getLogger("supervisor")
 
 MAX_ADDRESSES = 65_536
-"""Addresses that are known at the same time."""
+"""Addresses that are known at the same time, besides those with open connections."""
+MAX_REFUSED = 64
+"""Connections that are told at the same time why they may not come in; more are dropped without a word."""
 SPARE_DESCRIPTORS = 32
 """Descriptors kept free: a connection that would take one of them is answered 503 at once."""
 FRESH = 1.0
@@ -50,10 +55,11 @@ class Admission:
     passes too), ``"*"``, or the origins that may connect, as ``"https://example.com"``; else 403.
 
     ``trusted_proxies``: addresses and networks whose ``Forwarded`` or ``X-Forwarded-For`` is believed:
-    the client is then the last address in it that is no trusted proxy.
+    the client is then the last address in it that is no trusted proxy.  Where there is none to believe
+    (no address, or the two fields disagree), the connection counts for the proxy itself.
 
-    ``breaker``: that many fresh connections which crashed in a row stop admission for
-    ``breaker_pause`` seconds (503); then one is let in to try.
+    ``breaker``: that many fresh connections in a row which crashed before their peer said anything
+    stop admission for ``breaker_pause`` seconds (503); then one is let in to try.
 
     Raises ``TypeError`` and ``ValueError`` naming the option.
     """
@@ -76,17 +82,16 @@ class Admission:
             check_count("max_connections", self.max_connections)
         if (self.per_key is None) != (self.key is None):
             raise ValueError("per_key, key: one needs the other")
+        if self.key is not None and not callable(self.key):
+            raise TypeError(f"key: a function of a request, not {self.key!r}")
         if isinstance(self.origins, str) and self.origins not in ("same host", "*"):
             raise ValueError(f"origins: 'same host', '*', or a list of origins, not {self.origins!r}")
-        for origin in () if isinstance(self.origins, str) else self.origins:
-            url = urlsplit(origin)
-            if not url.scheme or not url.netloc or url.path or url.query:
+        for origin in () if isinstance(self.origins, str) else _texts("origins", self.origins):
+            if _origin_of(origin) is None:
                 raise ValueError(f"origins: {origin!r} is no origin; write it like 'https://example.com'")
         networks("exempt", self.exempt)
         networks("trusted_proxies", self.trusted_proxies)
-        if self.breaker_pause is None:
-            raise TypeError("breaker_pause: seconds; breaker=None switches the breaker off")
-        check_seconds("breaker_pause", self.breaker_pause)
+        check_seconds("breaker_pause", self.breaker_pause, off=False)
 
     @property
     def connection_limit(self) -> int | None:
@@ -103,13 +108,19 @@ def descriptor_limit() -> int:
 
 
 def networks(option: str, given: Sequence[str]) -> tuple[Network, ...]:
-    """Parse addresses and networks; raises ``ValueError`` naming ``option``."""
-    if isinstance(given, str):
-        raise TypeError(f"{option}: a sequence of addresses and networks, not the str {given!r}")
+    """Parse addresses and networks; raises ``TypeError`` or ``ValueError`` naming ``option``."""
     try:
-        return tuple(ipaddress.ip_network(one) for one in given)
+        return tuple(ipaddress.ip_network(one) for one in _texts(option, given))
     except ValueError as error:
         raise ValueError(f"{option}: {error}") from None
+
+
+def _texts(option: str, given: Sequence[str]) -> Sequence[str]:
+    """Give ``given`` back; raises ``TypeError`` naming ``option`` unless it is a collection of str."""
+    whole = isinstance(given, Collection) and not isinstance(given, str)
+    if not whole or not all(isinstance(one, str) for one in given):
+        raise TypeError(f"{option}: a list or tuple of str, not {given!r}")
+    return given
 
 
 @final
@@ -127,12 +138,14 @@ class _Address:
 class Ticket:
     """One accepted connection's place; given back exactly once."""
 
-    __slots__ = ("address", "key", "left")
+    __slots__ = ("address", "key", "left", "refused")
 
     def __init__(self, address: str | None) -> None:
         self.address = address
         self.key: Hashable = None
         self.left = False
+        self.refused = False
+        """Whether it was refused on arrival: it takes no place but one of ``MAX_REFUSED``."""
 
 
 @final
@@ -145,9 +158,16 @@ class Gate:
         self._limit = admission.connection_limit
         self._exempt = networks("exempt", admission.exempt)
         self._proxies = networks("trusted_proxies", admission.trusted_proxies)
+        self._origins = (
+            admission.origins
+            if isinstance(admission.origins, str)
+            else frozenset(map(_origin_of, admission.origins))
+        )
         self._addresses: dict[str, _Address] = {}
         self._keys: Counter[Hashable] = Counter()
+        self._forget_at = MAX_ADDRESSES
         self._count = 0
+        self._refused_now = 0
         self._crashes = 0
         self._shut_until = 0.0
         self._warned = -1e9
@@ -161,6 +181,11 @@ class Gate:
     def known_addresses(self) -> int:
         """How many addresses the bookkeeping has."""
         return len(self._addresses)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether more connections are refused than there is room to answer."""
+        return self._refused_now > MAX_REFUSED
 
     # -- the way of a connection ---------------------------------------------------------------
 
@@ -178,26 +203,37 @@ class Gate:
             refused = self._refuse("max_connections", 503, "the server is full")
         elif self._over(ticket):
             refused = self._refuse("per_address", 429, "too many connections from this address")
+        if refused is not None:
+            self._exit(ticket)  # or one address could fill the server with refused connections
+            ticket.refused = True
+            self._refused_now += 1
         return ticket, refused
 
     def client_of(self, peer: str, request: Request) -> str:
         """The address of the client: the peer's, or what trusted proxies say."""
-        host = _host_of(peer)
+        host = _host_of(peer) if self._proxies else None
         if host is None or not _within(host, self._proxies):
             return peer
-        for forwarded in reversed(_forwarded(request)):
-            address = _parse(forwarded)
-            if address is None:
-                return peer
-            host = address
-            if not _within(address, self._proxies):
+        chains = [chain for chain in (_forwarded(request), _x_forwarded_for(request)) if chain]
+        told = {self._believed(chain) for chain in chains}
+        # A proxy that knows one of the two fields passes on what the client wrote into the other one.
+        client = told.pop() if len(told) == 1 else None
+        return peer if client is None else client
+
+    def _believed(self, chain: Sequence[str]) -> str | None:
+        """The last address of ``chain`` that is no trusted proxy; ``None`` where that is no address."""
+        host: IPAddress | None = None
+        for forwarded in reversed(chain):
+            host = _parse(forwarded)
+            if host is None or not _within(host, self._proxies):
                 break
-        return str(host)
+        return None if host is None else str(host)
 
     def ask(self, ticket: Ticket, client: str, request: Request) -> None:
         """Its request is there: raises ``HandshakeRefused`` when it may not connect."""
         admission, now = self._admission, self._clock()
-        self._move(ticket, client)
+        if self._proxies:
+            self._move(ticket, client)
         if now < self._shut_until:
             raise self._refuse("breaker", 503, "the server has trouble", after=self._shut_until - now)
         if not self._origin_allowed(request):
@@ -210,7 +246,7 @@ class Gate:
                 wait = bucket.wait(1, now)
                 raise self._refuse("handshakes", 429, "too many handshakes from this address", after=wait)
         if admission.key is not None and admission.per_key is not None:
-            key = admission.key(request)
+            key = _call_key(admission.key, request)
             if key is not None:
                 if self._keys[key] >= admission.per_key:
                     raise self._refuse("per_key", 429, "too many connections")
@@ -222,8 +258,10 @@ class Gate:
         if ticket.left:
             return
         ticket.left = True
-        self._count -= 1
-        self._exit_address(ticket)
+        if ticket.refused:
+            self._refused_now -= 1
+            return
+        self._exit(ticket)
         if ticket.key is not None:
             self._keys[ticket.key] -= 1
             if not self._keys[ticket.key]:
@@ -248,6 +286,10 @@ class Gate:
         if ticket.address is not None:
             self._address(ticket.address).count += 1
 
+    def _exit(self, ticket: Ticket) -> None:
+        self._count -= 1
+        self._exit_address(ticket)
+
     def _exit_address(self, ticket: Ticket) -> None:
         known = None if ticket.address is None else self._addresses.get(ticket.address)
         if known is not None and ticket.address is not None:
@@ -268,18 +310,20 @@ class Gate:
     def _address(self, address: str) -> _Address:
         known = self._addresses.get(address)
         if known is None:
-            if len(self._addresses) >= MAX_ADDRESSES:
+            if len(self._addresses) >= self._forget_at:
                 self._forget_idle()
             known = self._addresses[address] = _Address()
         return known
 
     def _forget_idle(self) -> None:
-        """Make room: drop the addresses with nothing open, the recovered ones first."""
+        """Make room: drop addresses with nothing open, the recovered ones and at least a quarter."""
         now = self._clock()
         idle = [address for address, known in self._addresses.items() if not known.count]
         recovered = [one for one in idle if (b := self._addresses[one].bucket) is None or b.full_at() <= now]
-        for address in recovered or idle[: len(idle) // 2 + 1]:
+        enough = len(self._addresses) // 4  # so that a spray does not pay for this at every connection
+        for address in recovered if len(recovered) >= enough else idle[:enough]:
             del self._addresses[address]
+        self._forget_at = max(MAX_ADDRESSES, len(self._addresses) * 5 // 4)
 
     def _bucket(self, address: str, per_minute: int, now: float) -> TokenBucket:
         known = self._address(address)
@@ -292,17 +336,16 @@ class Gate:
         return cap is not None and ticket.address is not None and self._addresses[ticket.address].count > cap
 
     def _origin_allowed(self, request: Request) -> bool:
-        origins = self._admission.origins
         origin = request.headers.get("Origin")
-        if origin is None or origins == "*":
+        if origin is None or self._origins == "*":
             return True
-        if isinstance(origins, str):
+        if isinstance(self._origins, str):
             return _same_host(origin, request.headers.get("Host", ""))
-        return origin.lower() in {one.lower() for one in origins}
+        return _origin_of(origin) in self._origins
 
     def _refuse(self, reason: str, status: int, text: str, *, after: float = 5.0) -> HandshakeRefused:
         self.refused[reason] += 1
-        headers = {} if status == 403 else {"Retry-After": str(max(1, round(after)))}
+        headers = {} if status == 403 else {"Retry-After": str(max(1, math.ceil(after)))}
         return HandshakeRefused(status, text, headers)
 
     def _warn(self, text: str) -> None:
@@ -323,6 +366,11 @@ def _parse(text: str) -> IPAddress | None:
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
+    return _address_of(text)
+
+
+@lru_cache(maxsize=1024)  # a client comes again and again, and parsing costs as much as a whole echo
+def _address_of(text: str) -> IPAddress | None:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -350,24 +398,48 @@ def _within(host: IPAddress, nets: Sequence[Network]) -> bool:
 
 
 def _forwarded(request: Request) -> list[str]:
-    """The addresses of ``Forwarded`` (RFC 7239) or ``X-Forwarded-For``, the client's first."""
-    found = []
-    for element in ",".join(request.headers.get_all("Forwarded")).split(","):
-        for pair in element.split(";"):
-            name, _, value = pair.partition("=")
-            if name.strip().lower() == "for":
-                found.append(value)
-    if found:
-        return found
-    return [one for one in ",".join(request.headers.get_all("X-Forwarded-For")).split(",") if one.strip()]
+    """The addresses of ``Forwarded`` (RFC 7239), the client's first; ``""`` for a hop that tells none."""
+    fields = request.headers.get_all("Forwarded")
+    return [_for(element) for element in ",".join(fields).split(",")] if fields else []
+
+
+def _for(element: str) -> str:
+    pairs = (pair.partition("=") for pair in element.split(";"))
+    return next((value for name, _, value in pairs if name.strip().lower() == "for"), "")
+
+
+def _x_forwarded_for(request: Request) -> list[str]:
+    """The addresses of ``X-Forwarded-For``, the client's first."""
+    fields = request.headers.get_all("X-Forwarded-For")
+    return ",".join(fields).split(",") if fields else []
+
+
+def _call_key(key: Callable[[Request], Hashable], request: Request) -> Hashable:
+    """What the program says that ``request`` counts for; raises ``HandshakeRefused`` when it fails."""
+    try:
+        found = key(request)
+        hash(found)
+    except BaseException as error:  # also SystemExit: it is the program's, and one connection's
+        logger.exception("the key of the admission failed", exc_info=error)
+        raise HandshakeRefused(500, HTTPStatus.INTERNAL_SERVER_ERROR.phrase) from None
+    return found
+
+
+_USUAL_PORTS = {"http": 80, "https": 443}
+
+
+def _origin_of(text: str) -> tuple[str, str, int | None] | None:
+    """Scheme, host and port of a serialized origin (RFC 6454, section 6.2); ``null`` is none."""
+    try:
+        url = urlsplit(text)
+        if not url.hostname or text.partition("://")[2] != url.netloc or "@" in url.netloc:
+            return None
+        return url.scheme, url.hostname, url.port or _USUAL_PORTS.get(url.scheme)
+    except ValueError:
+        return None
 
 
 def _same_host(origin: str, host: str) -> bool:
-    """Whether ``origin`` is a page of this ``host`` (RFC 6454); ``null`` is nobody's."""
-    try:
-        page, here = urlsplit(origin), urlsplit(f"//{host}")
-        usual = {"http": 80, "https": 443}.get(page.scheme)
-        same_port = (page.port or usual) == (here.port or usual)
-    except ValueError:
-        return False
-    return page.hostname is not None and page.hostname == here.hostname and same_port
+    """Whether ``origin`` is a page of this ``host``; ``null`` is nobody's."""
+    page = _origin_of(origin)
+    return page is not None and page == _origin_of(f"{page[0]}://{host}")

@@ -79,10 +79,12 @@ class ConnectionSupervisor:
         assert isinstance(cell, ConnectionCell)
         tell(self._around.hooks, ActorCrashed(cell.ref, error))
         child = self._cells.get(cell)
-        if child is None or child.policy.crash is OnCrash.CLOSE or not cell.restartable:
+        if child is None or child.policy.crash is OnCrash.CLOSE:
             return Reaction.STOP
         if child.policy.crash is OnCrash.RESUME:
             return Reaction.RESUME
+        if not (cell.goes_on and cell.restartable):
+            return Reaction.STOP  # no restart follows, so none is counted
         if child.window is None:
             child.window = RestartWindow(child.policy.restarts)
         return Reaction.RESTART if child.window.allow(cell.runtime.clock()) else Reaction.STOP
@@ -94,9 +96,10 @@ class ConnectionSupervisor:
         if child.backoff is None:
             child.backoff = BackoffClock(child.policy.backoff)
         now = cell.runtime.clock()
-        lived, child.born_at = now - child.born_at, now
+        delay = child.backoff.next_delay(now - child.born_at, random.random())
+        child.born_at = now + delay
         tell(self._around.hooks, ActorRestarted(cell.ref, cell.incarnation.number + 1))
-        return child.backoff.next_delay(lived, random.random())
+        return delay
 
     def exited(self, cell: Cell) -> None:
         """Called by a cell at the end of its teardown."""
@@ -106,7 +109,9 @@ class ConnectionSupervisor:
         child = self._cells.pop(cell)
         child.watch.cancel()
         self._gate.leave(child.ticket)
-        self._gate.opened(crashed=cell.exit_reason.abnormal, lived=cell.report.opened_for)
+        crashed = cell.exit_reason.abnormal
+        if not (crashed and cell.messages_in):  # a crash that the peer provoked says nothing about us
+            self._gate.opened(crashed=crashed, lived=cell.report.opened_for)
         self._around.registry.forget(cell.id, cell.ref)
         self._around.topics.forget(cell)
         began, ended = cell.torn_down_at

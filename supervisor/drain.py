@@ -4,12 +4,45 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import final
 
+from actors.codes import CloseCode
 from actors.connection_cell import ConnectionCell
 from actors.messages import Close
 from actors.runtime import Runtime
+from actors.timers import Timer
+from supervisor.events import DrainEnded, DrainProgress, DrainStarted, Hook, tell
+from supervisor.policies import check_seconds
+
+PROGRESS_EVERY = 1.0
+"""Seconds between two ``DrainProgress`` events."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """How a server is drained when its program is told to end.
+
+    ``within``: seconds until what is left is aborted.  ``spread``: seconds over which the closes are
+    spread, so that the clients do not come back all at once.  ``hurry``: seconds that are left when
+    the program is told a second time.  ``code``, ``reason`` and ``notice`` as in ``close``.
+
+    Raises ``TypeError`` and ``ValueError`` naming the option.
+    """
+
+    within: float = 30.0
+    spread: float = 10.0
+    hurry: float = 5.0
+    code: int = CloseCode.SERVICE_RESTART
+    reason: str = "service restart"
+    notice: object = None
+
+    def __post_init__(self) -> None:
+        for option in ("within", "spread", "hurry"):
+            check_seconds(option, getattr(self, option), zero=True, off=False)
+        Close(self.code, self.reason)  # raises for what cannot be sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,42 +60,118 @@ class DrainReport:
     seconds: float
 
 
+@final
+class Draining:
+    """One drain at work."""
+
+    __slots__ = (
+        "_at_deadline",
+        "_began",
+        "_cells",
+        "_close",
+        "_closes",
+        "_deadline",
+        "_hooks",
+        "_parker",
+        "_progress",
+        "_remaining",
+        "_runtime",
+        "_spread",
+        "_timers",
+        "_within",
+    )
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        cells: Sequence[ConnectionCell],
+        *,
+        close: Close,
+        within: float,
+        spread: float,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        self._runtime = runtime
+        self._cells = cells
+        self._close = close
+        self._closes = [cell.prepare(close) for cell in cells]  # raises for a notice that cannot be encoded
+        self._within = within
+        self._spread = min(spread, within)
+        self._hooks = hooks
+        self._began = runtime.clock()
+        self._remaining = len(cells)
+        self._at_deadline: list[ConnectionCell] = []
+        self._timers: list[Timer] = []
+        self._deadline: Timer | None = None
+        self._progress: Timer | None = None
+        self._parker = runtime.backend.parker()
+
+    async def run(self) -> DrainReport:
+        """Close the cells at uniform times within the spread; abort what is left at the deadline."""
+        timers = self._runtime.timers
+        tell(self._hooks, DrainStarted(len(self._cells), self._within, self._spread))
+        try:
+            if self._hooks:
+                self._progress = timers.after(PROGRESS_EVERY, self._tell_progress)
+            for cell, close in zip(self._cells, self._closes, strict=True):
+                cell.when_stopped(self._one_less)
+                due = self._began + random.uniform(0, self._spread)
+                self._timers.append(timers.at(due, partial(cell.close, close)))
+            self._deadline = timers.at(self._began + self._within, self._abort)  # behind a close for then
+            await self._runtime.wait(self._parker, lambda: not self._remaining, None)
+        finally:
+            for timer in (self._deadline, self._progress, *self._timers):
+                if timer is not None:
+                    timer.cancel()
+        report = self._report()
+        tell(self._hooks, DrainEnded(report))
+        return report
+
+    def hurry(self, within: float) -> None:
+        """Close everything now, and leave it no more than ``within`` seconds from now."""
+        for timer in self._timers:
+            timer.cancel()
+        close = replace(self._close, notice=None)
+        for cell in self._cells:
+            cell.close(close)
+        deadline = self._runtime.clock() + within
+        if self._deadline is not None and self._deadline.pending and deadline < self._deadline.deadline:
+            self._runtime.timers.move(self._deadline, deadline)
+
+    def _one_less(self) -> None:
+        self._remaining -= 1
+        if not self._remaining:
+            self._parker.wake()
+
+    def _abort(self) -> None:
+        self._at_deadline = [cell for cell in self._cells if not cell.stopped]
+        for cell in self._at_deadline:
+            cell.abort()
+
+    def _tell_progress(self) -> None:
+        assert self._progress is not None, "its callback"
+        seconds = self._runtime.clock() - self._began
+        tell(self._hooks, DrainProgress(len(self._cells), self._remaining, seconds))
+        self._runtime.timers.move(self._progress, self._runtime.clock() + PROGRESS_EVERY)
+
+    def _report(self) -> DrainReport:
+        clean = sum(_clean(cell) for cell in self._cells)
+        aborted = sum(not _clean(cell) for cell in self._at_deadline)
+        return DrainReport(
+            total=len(self._cells),
+            clean=clean,
+            timed_out=len(self._cells) - clean - aborted,
+            aborted=aborted,
+            seconds=self._runtime.clock() - self._began,
+        )
+
+
+def _clean(cell: ConnectionCell) -> bool:
+    return cell.report is not None and cell.report.clean
+
+
 async def drain(
     runtime: Runtime, cells: Sequence[ConnectionCell], *, close: Close, within: float, spread: float
 ) -> DrainReport:
     """Close ``cells`` at uniform times within ``spread`` seconds; abort what is left after ``within``."""
-    began = runtime.clock()
-    parker = runtime.backend.parker()
-    remaining = len(cells)
-
-    def one_less() -> None:
-        nonlocal remaining
-        remaining -= 1
-        if not remaining:
-            parker.wake()
-
-    prepared = [cell.prepare(close) for cell in cells]  # a notice that cannot be encoded raises here
-    timers = []
-    for cell, close_of_cell in zip(cells, prepared, strict=True):
-        cell.when_stopped(one_less)
-        delay = random.uniform(0, min(spread, within))
-        timers.append(runtime.timers.after(delay, partial(cell.close, close_of_cell)))
-    aborted = 0
-    try:
-        if not await runtime.wait(parker, lambda: not remaining, within):
-            left = [cell for cell in cells if not cell.stopped]
-            aborted = len(left)
-            for cell in left:
-                cell.abort()
-            await runtime.wait(parker, lambda: not remaining, None)
-    finally:
-        for timer in timers:
-            timer.cancel()
-    clean = sum(cell.report is not None and cell.report.clean for cell in cells)
-    return DrainReport(
-        total=len(cells),
-        clean=clean,
-        timed_out=len(cells) - clean - aborted,
-        aborted=aborted,
-        seconds=runtime.clock() - began,
-    )
+    return await Draining(runtime, cells, close=close, within=within, spread=spread).run()

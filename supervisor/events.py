@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from actors import ActorRef, CloseReport
+
+if TYPE_CHECKING:
+    from supervisor.drain import DrainReport
 
 logger = logging.getLogger("supervisor")
 
@@ -76,6 +79,34 @@ class ServerStopped:
     """Everything has ended."""
 
 
+@dataclass(frozen=True, slots=True)
+class DrainStarted:
+    """The server refuses upgrades from now on, and closes ``connections`` within ``spread`` seconds.
+
+    What is left after ``within`` seconds will be aborted.
+    """
+
+    connections: int
+    within: float
+    spread: float
+
+
+@dataclass(frozen=True, slots=True)
+class DrainProgress:
+    """``left`` of ``connections`` are still there after ``seconds``."""
+
+    connections: int
+    left: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DrainEnded:
+    """No connection is left; ``report`` says how they ended."""
+
+    report: DrainReport
+
+
 Event = (
     ConnectionOpened
     | ConnectionClosed
@@ -84,6 +115,9 @@ Event = (
     | ActorRestarted
     | ServerStarted
     | ServerStopped
+    | DrainStarted
+    | DrainProgress
+    | DrainEnded
 )
 
 
@@ -113,12 +147,36 @@ def log_event(event: Event, /) -> None:
         logger.info("listening on %s", ", ".join(event.addresses))
     elif isinstance(event, ConnectionOpened):
         logger.debug("connection %s %r from %s opened", event.id, event.path, event.client)
+    elif isinstance(event, DrainStarted):
+        logger.info(
+            "drain: closing %d connections, spread over %g s, all gone within %g s",
+            event.connections,
+            event.spread,
+            event.within,
+        )
+    elif isinstance(event, DrainProgress):
+        logger.info(
+            "drain: %d of %d connections left after %.1f s", event.left, event.connections, event.seconds
+        )
+    elif isinstance(event, DrainEnded):
+        report = event.report
+        logger.info(
+            "drain: %d connections ended in %.1f s: %d clean, %d timed out, %d aborted",
+            report.total,
+            report.seconds,
+            report.clean,
+            report.timed_out,
+            report.aborted,
+        )
     else:
         logger.info("stopped")
 
 
 def _log_closed(event: ConnectionClosed) -> None:
     report = event.report
+    level = logging.INFO if report.clean and not event.leaks else logging.WARNING
+    if not logger.isEnabledFor(level):
+        return
     details = {
         "connection_id": event.id,
         "path": event.path,
@@ -137,7 +195,7 @@ def _log_closed(event: ConnectionClosed) -> None:
         "leaks": event.leaks,
     }
     logger.log(
-        logging.INFO if report.clean and not event.leaks else logging.WARNING,
+        level,
         "connection %s %r from %s closed by %s with %d %r, %s (%s): "
         "open %.3f s, %d in, %d out, teardown %.3f s%s",
         event.id,
@@ -171,6 +229,9 @@ __all__ = [
     "ActorRestarted",
     "ConnectionClosed",
     "ConnectionOpened",
+    "DrainEnded",
+    "DrainProgress",
+    "DrainStarted",
     "Event",
     "Hook",
     "ServerStarted",

@@ -22,19 +22,19 @@ from actors.wakeup import Waiter
 class Host:
     """The surroundings of one tree; made by ``hosted``."""
 
-    __slots__ = ("_failed", "error", "runtime")
+    __slots__ = ("_block", "error", "runtime")
 
     runtime: Runtime
 
-    def __init__(self, failed: Callable[[], None]) -> None:
-        self._failed = failed
+    def __init__(self, block: anyio.CancelScope) -> None:
+        self._block = block
         self.error: BaseException | None = None
 
-    def fail(self, error: BaseException) -> None:
-        """Cancel the block and let ``error`` out of it; the first one counts."""
+    def end(self, error: BaseException | None = None) -> None:
+        """Cancel the block and let ``error`` out of it, or nothing; the first error counts."""
         if self.error is None:
             self.error = error
-            self._failed()
+        self._block.cancel()
 
 
 @asynccontextmanager
@@ -43,14 +43,15 @@ async def hosted(
 ) -> AsyncIterator[None]:
     """Run ``start`` in the host task, then the block, then ``stop`` in the host task.
 
-    ``stop`` runs in any case, also after a ``start`` that failed, and ends by itself in bounded time.
-    An error of ``start`` and one given to ``Host.fail`` come out of the block, one of the block keeps
-    its type.
+    ``start`` is cancelled when the caller is.  ``stop`` runs in any case, also after a ``start`` that
+    failed or was cancelled, and ends by itself in bounded time.  An error of ``start`` and one given to
+    ``Host.end`` come out of the block, one of the block keeps its type.
     """
     started, block_over, host_over = Waiter(), Waiter(), Waiter()
+    starting, block = anyio.CancelScope(), anyio.CancelScope()
     block_error: BaseException | None = None
     async with anyio.create_task_group() as outer:
-        host = Host(outer.cancel_scope.cancel)
+        host = Host(block)
 
         async def run() -> None:
             try:
@@ -59,12 +60,12 @@ async def hosted(
                         host.runtime = Runtime(task_group)
                         host.runtime.spawn(host.runtime.timers.run, name="timers")
                         try:
-                            await start(host)
+                            with starting:
+                                await start(host)
                         except BaseException as error:
-                            host.fail(error)
+                            host.end(error)
                         started.wake()
-                        if host.error is None:
-                            await block_over.wait()
+                        await block_over.wait()
                         await stop()
                         task_group.cancel_scope.cancel()
             finally:
@@ -72,13 +73,14 @@ async def hosted(
                 host_over.wake()
 
         outer.start_soon(run, name="supervisor")
-        try:  # a native cancellation pierces the shield, and the host must still learn of the end
-            with anyio.CancelScope(shield=True):  # bounded: `start` opens listeners and starts children
+        try:
+            with block:
                 await started.wait()
-            await anyio.lowlevel.checkpoint_if_cancelled()  # `start` may have failed
-            yield
+                await anyio.lowlevel.checkpoint_if_cancelled()  # `start` may have failed
+                yield
         except BaseException as error:
             block_error = error
+        starting.cancel()
         block_over.wake()
         with anyio.CancelScope(shield=True):  # bounded: by `stop`
             await host_over.wait()

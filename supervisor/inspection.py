@@ -32,11 +32,11 @@ class Description:
 
     def _lines(self, indent: str) -> Iterator[str]:
         parts = [f"{indent}{self.name} ({self.kind}): {self.state}, {self.uptime:.1f} s"]
+        parts.append(f"incarnation {self.incarnation}")
         if self.kind != "supervisor":
-            parts.append(f"incarnation {self.incarnation}")
             parts.append(f"{self.mailbox} waiting")
         if self.restarts_left is not None:
-            parts.append(f"{self.restarts_left} restarts left")
+            parts.append(f"{self.restarts_left} restart{'s' * (self.restarts_left != 1)} left")
         if self.handling_for is not None:
             parts.append(f"in a hook for {self.handling_for:.1f} s at {self.waits_at}")
         yield ", ".join(parts)
@@ -55,7 +55,7 @@ def describe_cell(
         kind,
         cell.state.name.lower().replace("_", " "),
         incarnation=incarnation,
-        uptime=now - born_at,
+        uptime=max(0.0, now - born_at),  # a restart may wait for its time
         mailbox=len(cell.mailbox),
         restarts_left=restarts_left,
         handling_for=None if since is None else now - since,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import os
 import socket
 import ssl as tls
 import stat
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol, final
 
 import trio
 
@@ -145,37 +148,107 @@ async def listen(
     """Accept on ``sockets``; ``accepted`` gets every connection and sets its transport's sink."""
     if isinstance(runtime.backend, AsyncioBackend):
         return await _listen_asyncio(
-            runtime.backend.loop, sockets, accepted, ssl=ssl, high_water=high_water, ssl_timeouts=ssl_timeouts
+            runtime,
+            runtime.backend.loop,
+            sockets,
+            accepted,
+            ssl=ssl,
+            high_water=high_water,
+            ssl_timeouts=ssl_timeouts,
         )
     return _TrioListeners(runtime, sockets, accepted, ssl=ssl, high_water=high_water)
 
 
+@final
+class _Trouble:
+    """What is done about an error of accept(2): one connection's costs nothing, one of the process time."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._clock = runtime.clock
+        self._told_at = -math.inf
+
+    def pause(self, error: OSError) -> float:
+        """Give the seconds to wait before accepting again; raises ``error`` when that would not help."""
+        if error.errno in _OF_ONE_CONNECTION:
+            return 0.0
+        if error.errno not in _OUT_OF_RESOURCES:
+            raise error
+        now = self._clock()
+        if now - self._told_at >= 60:
+            self._told_at = now
+            logger.error("accept: %s; trying again every %s s", error.strerror, ACCEPT_PAUSE)
+        return ACCEPT_PAUSE
+
+
 class _AsyncioListeners:
+    """Accepts by itself: to EMFILE, asyncio's server has one more try for each place in the backlog."""
+
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, servers: list[asyncio.Server], sockets: Sequence[socket.socket]
+        self,
+        runtime: Runtime,
+        loop: asyncio.AbstractEventLoop,
+        sockets: Sequence[socket.socket],
+        protocol: Callable[[], AsyncioTransport],
+        **tls_options: Any,
     ) -> None:
+        self._runtime = runtime
         self._loop = loop
-        self._servers = servers
         self._sockets = sockets
+        self._protocol = protocol
+        self._tls_options = tls_options
+        self._open = True
+        self._trouble = _Trouble(runtime)
+        for one in sockets:
+            one.listen(BACKLOG)
+            self._listen(one)
+
+    def _listen(self, listener: socket.socket) -> None:
+        if self._open:
+            self._loop.add_reader(listener, self._accept, listener)
 
     async def close(self) -> None:
-        # asyncio takes two turns from accepting a connection to telling us, and loses it, open and unheard
-        # of, when the server is closed in between.  uvloop only tells us a turn late.
-        if isinstance(self._loop, asyncio.SelectorEventLoop):
-            for one in self._sockets:
-                self._loop.remove_reader(one)
-        else:
-            self._close()
-        for _ in range(3):
+        self._open = False
+        for one in self._sockets:
+            self._loop.remove_reader(one)
+            one.close()
+        for _ in range(3):  # from accepting a connection to its transport it takes two turns
             await asyncio.sleep(0)
-        self._close()
 
-    def _close(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(BACKLOG):
+            try:
+                accepted, _address = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if pause := self._trouble.pause(error):
+                    self._loop.remove_reader(listener)
+                    self._runtime.timers.after(pause, partial(self._listen, listener))
+                    return
+            else:
+                accepted.setblocking(False)
+                self._runtime.spawn(self._serve, accepted, name="connection")
+
+    async def _serve(self, accepted: socket.socket) -> None:
+        with suppress(OSError):  # TLS that fails, too
+            await self._loop.connect_accepted_socket(self._protocol, accepted, **self._tls_options)
+
+
+class _UvloopListeners:
+    """Leaves accepting to libuv, which has its own way with EMFILE: it drops what it cannot serve."""
+
+    def __init__(self, servers: Sequence[asyncio.Server]) -> None:
+        self._servers = servers
+
+    async def close(self) -> None:
         for server in self._servers:
             server.close()
+        for _ in range(3):  # it tells us a turn late
+            await asyncio.sleep(0)
 
 
 async def _listen_asyncio(
+    runtime: Runtime,
     loop: asyncio.AbstractEventLoop,
     sockets: Sequence[socket.socket],
     accepted: Callable[[Transport], None],
@@ -188,29 +261,18 @@ async def _listen_asyncio(
         return AsyncioTransport(loop, accepted, high_water)
 
     handshake, shutdown = ssl_timeouts if ssl is not None else (None, None)
+    tls_options: dict[str, Any] = {
+        "ssl": ssl,
+        "ssl_handshake_timeout": handshake,
+        "ssl_shutdown_timeout": shutdown,
+    }
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        return _AsyncioListeners(runtime, loop, sockets, protocol, **tls_options)
     servers = []
     for one in sockets:
-        opening: Awaitable[asyncio.Server]
-        if one.family == socket.AF_UNIX:
-            opening = loop.create_unix_server(
-                protocol,
-                sock=one,
-                ssl=ssl,
-                backlog=BACKLOG,
-                ssl_handshake_timeout=handshake,
-                ssl_shutdown_timeout=shutdown,
-            )
-        else:
-            opening = loop.create_server(
-                protocol,
-                sock=one,
-                ssl=ssl,
-                backlog=BACKLOG,
-                ssl_handshake_timeout=handshake,
-                ssl_shutdown_timeout=shutdown,
-            )
-        servers.append(await opening)
-    return _AsyncioListeners(loop, servers, sockets)
+        create = loop.create_unix_server if one.family == socket.AF_UNIX else loop.create_server
+        servers.append(await create(protocol, sock=one, backlog=BACKLOG, **tls_options))
+    return _UvloopListeners(servers)
 
 
 class _TrioListeners:
@@ -227,6 +289,7 @@ class _TrioListeners:
         self._accepted = accepted
         self._ssl = ssl
         self._high_water = high_water
+        self._trouble = _Trouble(runtime)
         self._listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in sockets]
         for listener in self._listeners:
             runtime.spawn(self._accept, listener, name="accept")
@@ -237,29 +300,22 @@ class _TrioListeners:
         await trio.lowlevel.cancel_shielded_checkpoint()  # `_serve` of what was accepted last begins
 
     async def _accept(self, listener: trio.SocketListener) -> None:
-        warned = False
         while True:
             try:
                 stream = await listener.accept()
             except trio.ClosedResourceError:
                 return
             except OSError as error:
-                if error.errno in _OF_ONE_CONNECTION:
-                    continue
-                if error.errno not in _OUT_OF_RESOURCES:
-                    raise
-                if not warned:
-                    warned = True
-                    logger.error("accept: %s; trying again every %s s", error.strerror, ACCEPT_PAUSE)
-                await trio.sleep(ACCEPT_PAUSE)
+                await trio.sleep(self._trouble.pause(error))
             else:
-                warned = False
                 self._runtime.spawn(self._serve, stream, name="connection")
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         wire: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
         if self._ssl is not None:
-            wire = trio.SSLStream(stream, self._ssl, server_side=True, https_compatible=True)
+            # Not https_compatible: that leaves out close_notify, and the peer could not tell the end from a
+            # cut (RFC 8446, section 6.1).
+            wire = trio.SSLStream(stream, self._ssl, server_side=True)
         transport = TrioTransport(wire, self._high_water)
         self._accepted(transport)
         self._runtime.spawn(transport.write_out, name="writer")

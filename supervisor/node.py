@@ -7,7 +7,9 @@ The rules of this file (OTP, ``supervisor``):
 * One task per supervisor takes one event at a time: a child's end, a restart whose time has come,
   a child to be started or stopped by hand.
 * A budget that is spent ends the supervisor abnormally, which its parent sees as a crash.
-* A stop wins over everything that waits: a start, a backoff.
+* A stop wins over everything that waits: a start, a backoff.  Children that a strategy stopped wait
+  with the one that failed, and one of them that is stopped meanwhile holds up none of the others.
+* A child keeps its id through all its lives; each life has a ref of its own.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, final
+from weakref import WeakSet
 
 from actors import ActorRef, ExitReason
 from actors.cell import Cell, Reaction
 from actors.errors import ActorError, ActorStopped, ChildStartFailed, RestartLimitReached
-from actors.timers import Timer
 from actors.wakeup import Waiter
 from supervisor.connections import bounds_of
 from supervisor.events import ActorCrashed, ActorRestarted, tell
@@ -48,18 +51,23 @@ class Child:
     __slots__ = (
         "backoff",
         "born_at",
+        "by_hand",
+        "id",
         "life",
         "lives",
         "policy",
-        "restart_timer",
+        "refs",
         "spec",
         "started",
+        "waits_with",
         "watch",
         "window",
     )
 
-    def __init__(self, spec: ChildSpec, outer: Policy) -> None:
+    def __init__(self, spec: ChildSpec, outer: Policy, *, by_hand: bool = False) -> None:
         self.spec = spec
+        self.by_hand = by_hand
+        self.id = spec.name or f"{self.title}-{secrets.token_hex(4)}"
         self.policy = (spec.policy or Policy()).over(outer)
         self.life: Cell | Node | None = None
         self.lives = 0
@@ -67,7 +75,10 @@ class Child:
         self.started = False
         self.window = RestartWindow(self.policy.restarts)
         self.backoff = BackoffClock(self.policy.backoff)
-        self.restart_timer: Timer | None = None
+        self.waits_with: list[Child] | None = None
+        """Those that are started again together with it, in this order; ``None`` when it does not wait."""
+        self.refs: WeakSet[ActorRef] = WeakSet()
+        """Those of all its lives, as far as somebody has them."""
         self.watch: HandlerWatch | None = None
 
     @property
@@ -79,7 +90,7 @@ class Child:
     @property
     def alive(self) -> bool:
         """Whether it runs, or will when its time comes."""
-        return self.life is not None or self.restart_timer is not None
+        return self.life is not None or self.waits_with is not None
 
     @property
     def title(self) -> str:
@@ -88,17 +99,19 @@ class Child:
         return self.spec.name or (actor.__name__ if isinstance(actor, type) else "supervisor")
 
     def forget_life(self) -> None:
-        """Its life has ended, or is not this supervisor's business any more."""
+        """Its life has ended, and this supervisor has seen it."""
         self.life = None
+        self.end_watch()
+
+    def end_watch(self) -> None:
+        """Measure its hooks no more."""
         if self.watch is not None:
             self.watch.cancel()
             self.watch = None
 
-    def cancel_restart(self) -> None:
-        """Forget a restart that waits for its time."""
-        if self.restart_timer is not None:
-            self.restart_timer.cancel()
-            self.restart_timer = None
+    def lived(self, now: float) -> float:
+        """Seconds of the life that ended ``now``; none when it did not get through its start."""
+        return now - self.born_at if self.started else 0.0
 
 
 @final
@@ -235,6 +248,7 @@ class Node:
         """End abnormally because of ``error``."""
         if not self._stopping:
             self.error = error
+            logger.error("%r gives up: %s", self, error)
         self.exit_with(ExitReason.CRASH)
 
     # -- starting ------------------------------------------------------------------------------
@@ -249,7 +263,7 @@ class Node:
 
     async def _start(self, child: Child) -> ActorError | None:
         """Start a life of ``child`` and wait until it has begun; gives what went wrong."""
-        child.restart_timer = None
+        child.waits_with = None
         child.started = False
         child.lives += 1
         child.born_at = self._around.runtime.clock()
@@ -264,7 +278,7 @@ class Node:
         await self._around.runtime.wait(
             self._parker, lambda: child.started or life.stopped or self._stopping, None
         )
-        if life.stopped and not child.started and life.exit_reason.abnormal:
+        if life.stopped and not child.started and _failed(life):
             failed = ChildStartFailed(f"child {child.title!r} of {self!r} crashed while it started")
             failed.__cause__ = life.error
             return failed
@@ -282,7 +296,7 @@ class Node:
                 around,
                 spec.actor,
                 self._policy,
-                name=spec.name,
+                name=child.id,
                 on_started=started,
                 on_exit=lambda node: self._exited(child, node),
             )
@@ -290,7 +304,7 @@ class Node:
         cell = Cell(
             around.runtime,
             lambda: actor(*spec.args),
-            id=spec.name or f"{actor.__name__}-{secrets.token_hex(4)}",
+            id=child.id,
             bounds=bounds_of(policy),
             overflow=policy.overflow,
             teardown=policy.timeouts.teardown,
@@ -299,6 +313,7 @@ class Node:
             on_exit=lambda cell: self._exited(child, cell),
         )
         around.registry.register(cell.id, cell.ref)
+        child.refs.add(cell.ref)
         if policy.timeouts.handler is not None:
             child.watch = HandlerWatch(cell, policy.timeouts.handler)
         return cell
@@ -314,18 +329,20 @@ class Node:
         if isinstance(life, Cell):
             self._around.registry.forget(life.id, life.ref)
             self._around.topics.forget(life)
+            if life.leaks:
+                logger.warning("%r left behind: %s", life.ref, ", ".join(life.leaks))
         if child.life is life:
             self._events.append(partial(self._child_ended, child, life))
         self._parker.wake()
 
     async def _child_ended(self, child: Child, life: Cell | Node) -> None:
         if child.life is not life:
-            return  # stopped by a plan that was made before this event was taken
+            return  # it was stopped, and has ended for this supervisor already
         child.forget_life()
-        if restarts(child.restart, abnormal=life.exit_reason.abnormal):
+        if restarts(child.restart, abnormal=_failed(life)):
             await self._restart(child, life.exit_reason, life.error, life)
             return
-        if child.restart is Restart.TEMPORARY:
+        if child.restart is Restart.TEMPORARY or child.by_hand:
             self._children.remove(child)
         if child.spec.significant:
             self._significant_child_ended()
@@ -360,11 +377,13 @@ class Node:
             await self._stop(sibling)
             if sibling.restart is Restart.TEMPORARY:
                 self._children.remove(sibling)
-        delay = child.backoff.next_delay(now - child.born_at, random.random())
+        for one in start:
+            one.waits_with = start
+        delay = child.backoff.next_delay(child.lived(now), random.random())
         if not delay:
             await self._start_again(start)
         else:
-            child.restart_timer = self._around.runtime.timers.after(delay, partial(self._restart_due, start))
+            self._around.runtime.timers.after(delay, partial(self._restart_due, start))
 
     def _restart_due(self, children: list[Child]) -> None:
         self._events.append(partial(self._start_again, children))
@@ -374,34 +393,38 @@ class Node:
         for child in children:
             if self._stopping:
                 return
-            if child not in self._children or child.life is not None:
-                continue
+            if child.waits_with is not children:
+                continue  # stopped meanwhile, or part of a later plan
             error = await self._start(child)
             if error is not None:
                 logger.warning("%s", error)
-                if child.life is None:
-                    await self._restart(child, ExitReason.CRASH, error)
-                return  # what is still to start is in the plan that this failure leads to
+                child.forget_life()
+                # The next event of all: what is still to start is in the plan that it leads to.
+                self._events.appendleft(partial(self._restart, child, ExitReason.CRASH, error))
+                return
 
     # -- stopping ------------------------------------------------------------------------------
 
     async def _stop(self, child: Child) -> None:
         """Stop the life of ``child``, or the restart that waits for its time."""
-        child.cancel_restart()
+        child.waits_with = None
         life = child.life
         if life is None:
             return
-        child.forget_life()
+        child.end_watch()
         runtime = self._around.runtime
         patience = 0.0 if self._killed else child.spec.shutdown_seconds
         life.exit_with(ExitReason.SHUTDOWN)
+        if isinstance(life, Cell):
+            life.spare_hook()
         life.when_stopped(self._parker.wake)
-        if (
-            not await runtime.wait(self._parker, lambda: life.stopped or self._killed, patience)
-            or self._killed
-        ):
+        await runtime.wait(self._parker, lambda: life.stopped or self._killed, patience)
+        if not life.stopped:
+            if patience and not self._killed:
+                logger.warning("child %r of %r did not stop within %s s", child.title, self, patience)
             life.kill()
         await runtime.wait(self._parker, lambda: life.stopped, None)
+        child.forget_life()
 
     # -- by hand -------------------------------------------------------------------------------
 
@@ -431,30 +454,37 @@ class Node:
         self._parker.wake()
 
     async def _start_child(self, spec: ChildSpec, answer: Answer) -> None:
-        error: Exception | None = None
+        child = Child(spec, self._policy, by_hand=True)
+        error: Exception | None
         try:
             self._supervisor.check_significant(spec)
+            self._check_name(spec)
         except ValueError as wrong:
             error = wrong
-        child = Child(spec, self._policy)
-        if spec.name is not None and spec.name in self._around.registry:
-            error = ValueError(f"name: {spec.name!r} belongs to {self._around.registry[spec.name]!r}")
-        if error is None:
+        else:
             self._children.append(child)
             error = await self._start(child)
-        if error is not None and child in self._children:
-            await self._stop(child)
-            self._children.remove(child)
+            if error is not None:
+                await self._stop(child)
+                self._children.remove(child)
+            elif self._stopping:
+                error = ActorStopped(f"{self!r} is stopping")
         self._requests.discard(answer)
-        if error is None and isinstance(child.life, Cell):
-            answer.give(child.life.ref)
-        else:
-            answer.give(error=error or ActorStopped(f"{self!r} is stopping"))
+        answer.give(child.life.ref if error is None and isinstance(child.life, Cell) else None, error)
+
+    def _check_name(self, spec: ChildSpec) -> None:
+        """Raise ``ValueError`` for a name that somebody has, or will have when its restart is due."""
+        if spec.name is None:
+            return
+        if any(spec.name in child.spec.names for child in self._children):
+            raise ValueError(f"name: {spec.name!r} belongs to another child of {self!r}")
+        if spec.name in self._around.registry:
+            raise ValueError(f"name: {spec.name!r} belongs to {self._around.registry[spec.name]!r}")
 
     async def _stop_child(self, ref: ActorRef, answer: Answer) -> None:
         self._requests.discard(answer)
         for child in self._children:
-            if isinstance(child.life, Cell) and child.life.ref is ref:
+            if ref in child.refs:
                 await self._stop(child)
                 self._children.remove(child)
                 break
@@ -472,13 +502,16 @@ class Node:
         children = []
         for child in self._children:
             life = child.life
+            left = child.window.left(now)
             if life is None:
-                state = "waits for its restart" if child.restart_timer is not None else "ended"
-                children.append(Description(child.title, "service", state, incarnation=child.lives))
+                kind = "service" if isinstance(child.spec.actor, type) else "supervisor"
+                state = "waits for its restart" if child.waits_with is not None else "ended"
+                children.append(
+                    Description(child.title, kind, state, incarnation=child.lives, restarts_left=left)
+                )
             elif isinstance(life, Node):
-                children.append(life.describe())
+                children.append(replace(life.describe(), incarnation=child.lives))
             else:
-                left = child.window.left(now)
                 children.append(describe_cell(life, child.title, child.born_at, child.lives, left))
         return Description(
             self.id,
@@ -488,3 +521,8 @@ class Node:
             restarts_left=self._window.left(now),
             children=tuple(children),
         )
+
+
+def _failed(life: Cell | Node) -> bool:
+    """Whether a life ended abnormally: neither normally nor by a shutdown (OTP, ``supervisor``)."""
+    return life.exit_reason not in (ExitReason.NORMAL, ExitReason.SHUTDOWN)

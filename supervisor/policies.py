@@ -11,6 +11,7 @@ The rules of this file:
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum, auto
@@ -18,32 +19,57 @@ from typing import Any, final
 
 from actors import ExitReason, Overflow
 
-
-def check_seconds(option: str, value: float | None, *, zero: bool = False) -> None:
-    """Raise ``ValueError`` or ``TypeError`` naming ``option`` unless ``value`` are seconds, or ``None``."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{option}: seconds as a number, or None to switch it off, not {value!r}")
-    if math.isnan(value) or value < 0 or (value == 0 and not zero):
-        least = "zero or more" if zero else "more than zero"
-        raise ValueError(f"{option}: seconds, {least}, or None to switch it off, not {value!r}")
+_MOST = sys.float_info.max
+_LEAST_OVER_ZERO = math.ulp(0.0)
 
 
-def check_count(option: str, value: int | None) -> None:
-    """Raise ``ValueError`` or ``TypeError`` naming ``option`` unless it is an int over 0, or ``None``."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{option}: a whole number, or None to switch it off, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{option}: at least 1, or None to switch it off, not {value!r}")
+def check_seconds(option: str, value: float | None, *, zero: bool = False, off: bool = True) -> None:
+    """Check finite seconds over 0; ``zero`` allows 0 too, ``off`` allows ``None``."""
+    if zero:
+        _check(option, value, "seconds, zero or more", 0, off=off)
+    else:
+        _check(option, value, "seconds, more than zero", _LEAST_OVER_ZERO, off=off)
+
+
+def check_rate(option: str, value: float | None) -> None:
+    """Check how often in a second something may happen, or ``None``."""
+    _check(option, value, "how many a second, more than zero", _LEAST_OVER_ZERO)
+
+
+def check_count(option: str, value: int | None, *, least: int = 1, off: bool = True) -> None:
+    """Check a whole number from ``least`` on; ``off`` allows ``None``."""
+    _check(option, value, f"a whole number, at least {least}", least, off=off, whole=True)
+
+
+def check_factor(option: str, value: float) -> None:
+    """Check what something is multiplied with to grow."""
+    _check(option, value, "a number, at least 1", 1, off=False)
 
 
 def check_fraction(option: str, value: float) -> None:
-    """Raise ``ValueError`` naming ``option`` unless ``value`` is from 0 to below 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise ValueError(f"{option}: a fraction from 0 to below 1 (0.1 is plus or minus 10 %), not {value!r}")
+    """Check a fraction from 0 to below 1."""
+    wanted = "a fraction from 0 to below 1 (0.1 is plus or minus 10 %)"
+    _check(option, value, wanted, 0, math.nextafter(1, 0), off=False)
+
+
+def _check(
+    option: str,
+    value: object,
+    wanted: str,
+    least: float,
+    most: float = _MOST,
+    *,
+    off: bool = True,
+    whole: bool = False,
+) -> None:
+    """Raise ``TypeError`` or ``ValueError`` naming ``option`` unless ``value`` is a number within bounds."""
+    if value is None and off:
+        return
+    problem = f"{option}: {wanted}{', or None to switch it off' if off else ''}, not {value!r}"
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise TypeError(problem)
+    if not least <= value <= most:  # so written, NaN is refused too
+        raise ValueError(problem)
 
 
 @final
@@ -88,7 +114,7 @@ class Heartbeat:
         for option, value in (("interval", self.interval), ("timeout", self.timeout)):
             if value is None:
                 raise TypeError(f"{option}: seconds; heartbeat=None switches the heartbeat off")
-            check_seconds(option, value)
+            check_seconds(option, value, off=False)
         check_fraction("jitter", self.jitter)
 
 
@@ -128,14 +154,14 @@ class Limits:
             "mailbox_bytes",
             "send_high_water",
             "control_burst",
-            "message_burst",
         ):
-            value = getattr(self, option)
-            if value is None:
-                raise TypeError(f"{option}: a whole number; it cannot be switched off")
-            check_count(option, value)
-        for option in ("send_stall", "control_rate", "message_rate"):
-            check_seconds(option, getattr(self, option))
+            check_count(option, getattr(self, option), off=False)
+        check_count("message_burst", self.message_burst, least=3, off=False)  # see ``InboundRate``
+        for option in ("control_rate", "message_rate"):
+            check_rate(option, getattr(self, option))
+        check_seconds("send_stall", self.send_stall)
+        if not isinstance(self.compression, bool):
+            raise TypeError(f"compression: True or False, not {self.compression!r}")
 
 
 class OnCrash(Enum):
@@ -158,11 +184,8 @@ class RestartLimit:
     within: float = 30.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 0:
-            raise ValueError(f"count: restarts, a whole number, zero or more, not {self.count!r}")
-        if self.within is None:
-            raise TypeError("within: seconds; it cannot be switched off")
-        check_seconds("within", self.within)
+        check_count("count", self.count, least=0, off=False)
+        check_seconds("within", self.within, off=False)
 
 
 @final
@@ -182,12 +205,8 @@ class Backoff:
 
     def __post_init__(self) -> None:
         for option in ("initial", "maximum", "reset_after"):
-            value = getattr(self, option)
-            if value is None:
-                raise TypeError(f"{option}: seconds; it cannot be switched off")
-            check_seconds(option, value)
-        if not self.factor >= 1:
-            raise ValueError(f"factor: at least 1, not {self.factor!r}")
+            check_seconds(option, getattr(self, option), off=False)
+        check_factor("factor", self.factor)
         check_fraction("jitter", self.jitter)
 
 
@@ -375,14 +394,17 @@ def examine(policy: Policy, facts: Facts, now: float) -> tuple[Verdict, float]:
     if stall is not None and facts.congested_since is not None:
         due.append((Verdict.STALLED, facts.congested_since + stall))
     if heartbeat is not None:
-        if facts.ping_sent is None:
-            due.append((Verdict.PING, facts.next_ping))
-        elif facts.last_received > facts.ping_sent:
+        answered = facts.ping_sent is not None and facts.last_received > facts.ping_sent
+        if answered and facts.next_ping > now:
             return Verdict.ANSWERED, now
+        if facts.ping_sent is None or answered:
+            due.append((Verdict.PING, facts.next_ping))
         elif facts.reading:
             due.append((Verdict.HEARTBEAT_LOST, facts.ping_sent + heartbeat.timeout))
         else:
             looks.append(now + heartbeat.timeout)  # no pong can be seen: the clock stands still
+        # An answer is only seen by a look, and the next ping follows it.
+        looks.append(facts.next_ping if facts.next_ping > now else now + heartbeat.interval)
     for verdict, deadline in due:
         if deadline <= now:
             return verdict, now

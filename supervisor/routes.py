@@ -13,7 +13,7 @@ from supervisor.policies import Policy
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # a route is itself: what is worked out for it is looked up
 class Route:
     """An actor class at a path, with a policy of the route where it has one.
 

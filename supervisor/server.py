@@ -29,7 +29,7 @@ from actors.transports.transport import Transport
 from actors.wakeup import Waiter
 from supervisor.admission import Admission, Gate
 from supervisor.connections import Connections, ConnectionSupervisor
-from supervisor.drain import DrainReport, drain
+from supervisor.drain import Draining, DrainReport
 from supervisor.events import Hook, ServerStarted, ServerStopped, log_event, tell
 from supervisor.hosting import Host, hosted
 from supervisor.listeners import Listeners, addresses_of, bind_tcp, bind_unix, listen, resolve, take_over
@@ -40,7 +40,7 @@ from supervisor.specs import ChildSpec
 from supervisor.strategies import Strategy
 from supervisor.surroundings import Surroundings
 from supervisor.tree import Root, Supervisor, Tree
-from supervisor.upgrade import Upgrade
+from supervisor.upgrade import Terms, Upgrade
 
 logger = logging.getLogger("supervisor")
 
@@ -134,14 +134,18 @@ class Server:
         self._services = Supervisor(children, strategy=strategy, name="services")
         self.router = Router(routes)
         self.given_policy = policy
+        self._terms: dict[Route, Terms] = {}
         self._admission = admission or Admission()
         self.policy = policy or Policy()
         self.hooks = tuple(hooks)
         self.registry = Registry()
         self.upgrades: set[Upgrade] = set()
+        self._drains: list[Draining] = []
         self.accepting = True
         self.plain_http = plain_http
         """Who gets a connection whose first request is no upgrade; without it that is answered 426."""
+        self.ready_path: str | None = None
+        """Where GET is answered with 200 while the server is ready, and with 503 while it is not."""
         self.bound: Sequence[socket.socket] | None = None
         """Listening sockets to take over in the place of an address: bound before the event loop runs."""
         self._tcp_address, self._sock = (host, port or 0), sock
@@ -168,6 +172,11 @@ class Server:
     def addresses(self) -> tuple[str, ...]:
         """The addresses that are listened on: ``host:port`` or ``unix:path``."""
         return self._addresses
+
+    @property
+    def ready(self) -> bool:
+        """Whether new connections are welcome: the server listens, and is not drained or stopped."""
+        return self._listeners is not None and self.accepting
 
     @property
     def connections(self) -> Connections:
@@ -202,12 +211,28 @@ class Server:
         its own within ``spread`` seconds, after ``notice`` if there is one; what is left after
         ``within`` seconds is aborted.  The listeners stay open, to refuse.
         """
-        check_seconds("within", within, zero=True)
-        check_seconds("spread", spread, zero=True)
+        check_seconds("within", within, zero=True, off=False)
+        check_seconds("spread", spread, zero=True, off=False)
         close = Close(code, reason, notice=notice, exit_reason=ExitReason.DRAIN)
-        self.accepting = False
         cells = self.connection_supervisor.cells()
-        return await drain(self.runtime, cells, close=close, within=within, spread=spread)
+        draining = Draining(self.runtime, cells, close=close, within=within, spread=spread, hooks=self.hooks)
+        self.accepting = False
+        self._drains.append(draining)
+        try:
+            return await draining.run()
+        finally:
+            self._drains.remove(draining)
+
+    def hurry(self, within: float) -> None:
+        """Let the drains at work close everything now, and abort what is left after ``within`` seconds."""
+        for draining in self._drains:
+            draining.hurry(within)
+
+    async def stop_listening(self) -> None:
+        """Accept nothing more; what was accepted goes on."""
+        listeners, self._listeners = self._listeners, None
+        if listeners is not None:
+            await listeners.close()
 
     async def serve_forever(self) -> None:
         """Wait until the surrounding program cancels this, or ``stop`` is called."""
@@ -262,30 +287,37 @@ class Server:
         around = Surroundings(runtime, self.registry, self.hooks, self.given_policy)
         self.gate = Gate(self._admission, runtime.clock)
         self.connection_supervisor = ConnectionSupervisor(around, self.gate)
-        self._root = Root(around, self._services, host.fail, self.connection_supervisor.describe)
+        self._root = Root(around, self._services, host.end, self.connection_supervisor.describe)
         await self._root.start()
         timeouts = self.policy.timeouts
-        self._listeners = await listen(
-            runtime,
-            sockets,
-            self._accepted,
-            ssl=self._ssl,
-            high_water=self.policy.limits.send_high_water,
-            ssl_timeouts=(timeouts.handshake, timeouts.close),
-        )
+        with anyio.CancelScope(shield=True):  # takes a turn at most, and a listener must not get lost
+            self._listeners = await listen(
+                runtime,
+                sockets,
+                self._accepted,
+                ssl=self._ssl,
+                high_water=self.policy.limits.send_high_water,
+                ssl_timeouts=(timeouts.handshake, timeouts.close),
+            )
         tell(self.hooks, ServerStarted(self._addresses))
 
     async def _end(self) -> None:
         """Runs in the host task, also after a start that failed: the connections first, then the services."""
         self.accepting = False
-        if self._listeners is not None:
-            await self._listeners.close()
+        await self.stop_listening()
         for upgrade in list(self.upgrades):
             upgrade.abort()
         close = Close(CloseCode.GOING_AWAY, "server shutting down", exit_reason=ExitReason.SHUTDOWN)
         await self.connection_supervisor.stop(close, self.policy.timeouts.close)
         await self._root.stop()
         tell(self.hooks, ServerStopped())
+
+    def terms_of(self, route: Route) -> Terms:
+        """What every connection of ``route`` gets."""
+        terms = self._terms.get(route)
+        if terms is None:
+            terms = self._terms[route] = Terms(route, self.given_policy)
+        return terms
 
     def _accepted(self, transport: Transport) -> None:
         Upgrade(self, transport)

@@ -38,13 +38,17 @@ class ChildSpec:
     def __post_init__(self) -> None:
         from supervisor.tree import Supervisor  # it imports this module
 
-        nested = isinstance(self.actor, Supervisor)
-        if not nested:
+        if not isinstance(self.actor, Supervisor):
             self._check_actor()
+            default = Restart.TRANSIENT
         elif self.args or self.policy is not None:
             raise ValueError("args, policy: a Supervisor has its own; give them to the Supervisor")
+        else:
+            default = Restart.PERMANENT
+            if self.name is None:
+                object.__setattr__(self, "name", self.actor.name)
         if self.restart is None:
-            object.__setattr__(self, "restart", Restart.PERMANENT if nested else Restart.TRANSIENT)
+            object.__setattr__(self, "restart", default)
         if not isinstance(self.restart, Restart):
             raise TypeError(f"restart: a supervisor.Restart, not {self.restart!r}")
         if not isinstance(self.args, tuple):
@@ -53,6 +57,8 @@ class ChildSpec:
             raise TypeError(f"name: a str that is not empty, or None, not {self.name!r}")
         if self.policy is not None and not isinstance(self.policy, Policy):
             raise TypeError(f"policy: a supervisor.Policy, not {self.policy!r}")
+        if not isinstance(self.significant, bool):
+            raise TypeError(f"significant: True or False, not {self.significant!r}")
         if self.significant and self.restart is Restart.PERMANENT:
             raise ValueError(
                 "significant: a permanent child never ends by itself, so it cannot be significant"
@@ -65,6 +71,12 @@ class ChildSpec:
         if isinstance(self.shutdown, NotGiven):
             return 5.0 if isinstance(self.actor, type) else None
         return self.shutdown
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name, and those of the children below a supervisor."""
+        own = () if self.name is None else (self.name,)
+        return own if isinstance(self.actor, type) else own + self.actor.names
 
     def _check_actor(self) -> None:
         if not (isinstance(self.actor, type) and issubclass(self.actor, Actor)):

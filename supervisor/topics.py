@@ -29,13 +29,19 @@ class Topics:
         return len(self._members)
 
     def join(self, topic: str, cell: Cell) -> None:
-        """Let ``cell`` get what is published to ``topic``; twice is once."""
+        """Let ``cell`` get what is published to ``topic``; twice is once.  From any thread."""
+        self._runtime.call(self._join, topic, cell)
+
+    def _join(self, topic: str, cell: Cell) -> None:
         if not cell.stopped:
             self._members.setdefault(topic, {})[cell] = None
             self._joined.setdefault(cell, set()).add(topic)
 
     def leave(self, topic: str, cell: Cell) -> None:
-        """Take ``join`` back."""
+        """Take ``join`` back; from any thread."""
+        self._runtime.call(self._leave, topic, cell)
+
+    def _leave(self, topic: str, cell: Cell) -> None:
         members = self._members.get(topic)
         if members is None or cell not in members:
             return

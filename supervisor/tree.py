@@ -5,7 +5,7 @@ What a supervisor does at work is in ``node``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import final
@@ -37,7 +37,8 @@ class Supervisor:
     As a child of another one (``ChildSpec(Supervisor(...))`` or just the ``Supervisor``) it makes a
     branch.  ``children`` are ``ChildSpec``s, ``Supervisor``s, or ``Actor`` subclasses, in start order.
     ``limit`` is its restart budget over all children; a child's own is its policy's.  ``policy`` is
-    for what the children's leave open.  ``hooks`` count at the root only.
+    for what the children's leave open.  ``hooks`` count at the root only.  With ``auto_shutdown`` the
+    end of significant children ends it, and at the root the block: cancelled, and left without an error.
 
     Raises ``TypeError`` and ``ValueError`` naming the option when it is made.  The block raises
     ``ChildStartFailed`` when a child cannot be started, and ``RestartLimitReached`` when the budget
@@ -65,9 +66,12 @@ class Supervisor:
             raise TypeError(f"auto_shutdown: a supervisor.AutoShutdown, not {auto_shutdown!r}")
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(f"policy: a supervisor.Policy, not {policy!r}")
+        if not isinstance(children, Iterable):
+            raise TypeError(f"children: a sequence, not {children!r}")
+        if name is not None and (not isinstance(name, str) or not name):
+            raise TypeError(f"name: a str that is not empty, or None, not {name!r}")
         self.children = tuple(
-            child if isinstance(child, ChildSpec) else ChildSpec(child, name=_name_of(child))
-            for child in children
+            child if isinstance(child, ChildSpec) else ChildSpec(child) for child in children
         )
         self.strategy = strategy
         self.limit = limit
@@ -78,20 +82,14 @@ class Supervisor:
         self._running: AbstractAsyncContextManager[Tree] | None = None
         for spec in self.children:
             self.check_significant(spec)
-        names = list(self.names())
-        for taken in names:
-            if names.count(taken) > 1:
+        for taken in self.names:
+            if self.names.count(taken) > 1:
                 raise ValueError(f"children: two of them are called {taken!r}; names are unique in a tree")
 
-    def names(self) -> Sequence[str]:
+    @property
+    def names(self) -> tuple[str, ...]:
         """The names of the children, and of theirs."""
-        found: list[str] = []
-        for spec in self.children:
-            if spec.name is not None:
-                found.append(spec.name)
-            if isinstance(spec.actor, Supervisor):
-                found += spec.actor.names()
-        return found
+        return tuple(name for spec in self.children for name in spec.names)
 
     def check_significant(self, spec: ChildSpec) -> None:
         """Raise ``ValueError`` for a significant child of a supervisor that would not care."""
@@ -123,7 +121,7 @@ class Supervisor:
 
         async def start(host: Host) -> None:
             nonlocal root
-            root = Root(Surroundings(host.runtime, Registry(), self.hooks, None), self, host.fail)
+            root = Root(Surroundings(host.runtime, Registry(), self.hooks, None), self, host.end)
             await root.start()
 
         async def stop() -> None:
@@ -135,25 +133,21 @@ class Supervisor:
             yield root.tree
 
 
-def _name_of(child: Supervisor | type[Actor]) -> str | None:
-    return child.name if isinstance(child, Supervisor) else None
-
-
 @final
 class Root:
     """The root of a tree at work: its fate is the host's."""
 
-    __slots__ = ("_around", "_fail", "_parker", "node", "tree")
+    __slots__ = ("_around", "_ended", "_parker", "node", "tree")
 
     def __init__(
         self,
         around: Surroundings,
         supervisor: Supervisor,
-        fail: Callable[[BaseException], None],
+        ended: Callable[[BaseException | None], None],
         describe_beside: Callable[[], Description] | None = None,
     ) -> None:
         self._around = around
-        self._fail = fail
+        self._ended = ended
         self._parker = around.runtime.backend.parker()
         self.node = Node(
             around, supervisor, around.policy, on_started=self._parker.wake, on_exit=self._exited
@@ -176,8 +170,7 @@ class Root:
         await self._around.runtime.wait(self._parker, lambda: node.stopped, None)
 
     def _exited(self, node: Node) -> None:
-        if node.error is not None:
-            self._fail(node.error)
+        self._ended(node.error)
 
 
 @final
@@ -201,17 +194,21 @@ class Tree:
     async def start_child(self, spec: ChildSpec) -> ActorRef:
         """Start a service behind the others, and give its ref once ``on_start`` has run.
 
-        It is stopped, restarted and counted like the static children.  Raises ``ChildStartFailed``,
-        ``ValueError`` for a name that is taken, and ``ActorStopped`` when the tree ends.
+        It is stopped, restarted and counted like the static children, and forgotten when it has ended
+        for good.  Raises ``ChildStartFailed``, ``ValueError`` for a name that is taken, and
+        ``ActorStopped`` when the tree ends.
         """
         if not isinstance(spec, ChildSpec):
             raise TypeError(f"spec: a supervisor.ChildSpec, not {spec!r}")
+        if not isinstance(spec.actor, type):
+            raise ValueError("spec: only services are started by hand; give a Supervisor in children")
         return await self._root.start_child(spec)
 
     async def stop_child(self, ref: ActorRef) -> None:
-        """Stop a service and forget its spec; nothing happens when it has ended for good.
+        """Stop a service, or the restart that it waits for, and forget its spec.
 
-        Raises ``ValueError`` for an actor that is no child of the root.
+        ``ref`` may be that of any of its lives.  Nothing happens when it is forgotten already.  Raises
+        ``ValueError`` for an actor that is no child of the root.
         """
         await self._root.stop_child(ref)
 

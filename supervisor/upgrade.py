@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, final
 import anyio
 
 from actors import ConnectionActor, Refusal
-from actors.codecs import choose_codec
+from actors.codecs import Codec, choose_codec
 from actors.connection_cell import ConnectionCell
 from actors.transports.opening import Handshake, HandshakeRefused, Opening, wants_websocket
 from actors.transports.transport import Transport
 from actors.transports.websocket import WebSocket
 from supervisor.connections import bounds_of
 from supervisor.events import UpgradeRefused, tell
+from supervisor.policies import Policy
 from supervisor.routes import Route
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ class Upgrade:
             None if handshake_timeout is None else server.runtime.timers.after(handshake_timeout, self.abort)
         )
         self._ticket, refused = server.gate.arrive(transport.peer, transport.descriptor)
-        if refused is not None:
+        if refused is not None and server.gate.crowded:
+            self.abort()
+        elif refused is not None:
             self._refuse(refused)
 
     def abort(self) -> None:
@@ -63,6 +66,9 @@ class Upgrade:
 
     def _asked(self, head: bytes) -> None:
         server = self._server
+        if asks_whether_ready(head, server.ready_path):
+            self._opening.refuse(_READY if server.ready else _NOT_READY)
+            return
         if server.plain_http is not None and not wants_websocket(head):
             self._over()
             server.gate.leave(self._ticket)
@@ -75,30 +81,32 @@ class Upgrade:
             if found is None:
                 raise HandshakeRefused(404, "no WebSocket at this path")
             route, path_params = found
-            compression = route.policy_within(server.given_policy).limits.compression
-            handshake.negotiate(route.subprotocols, path_params, client=client, compression=compression)
+            terms = server.terms_of(route)
+            handshake.negotiate(
+                terms.subprotocols, path_params, client=client, compression=terms.policy.limits.compression
+            )
             if not server.accepting:
                 raise HandshakeRefused(503, "the server is going down", {"Retry-After": "5"})
             server.gate.ask(self._ticket, client, handshake.request)
-            choose_codec(route.actor.codec, handshake.request.subprotocol)
+            codec = choose_codec(route.actor.codec, handshake.request.subprotocol)
         except HandshakeRefused as refused:
             self._refuse(refused)
         except LookupError:
-            offer = ", ".join(route.subprotocols)
+            offer = ", ".join(terms.subprotocols)
             self._refuse(HandshakeRefused(400, f"Sec-WebSocket-Protocol: offer one of {offer}"))
         else:
-            if _on_upgrade(route.actor) is _on_upgrade(ConnectionActor):
-                cell = self._accept(handshake, route)
-                server.runtime.spawn(cell.run, name=f"{route.actor.__name__} {cell.id}")
+            if terms.asks_class:
+                name = f"{route.actor.__name__}.on_upgrade"
+                server.runtime.spawn(self._ask_class, handshake, terms, codec, name=name)
             else:
-                server.runtime.spawn(
-                    self._ask_class, handshake, route, name=f"{route.actor.__name__}.on_upgrade"
-                )
+                cell = self._accept(handshake, terms, codec)
+                server.runtime.spawn(cell.run, name=f"{route.actor.__name__} {cell.id}")
 
-    async def _ask_class(self, handshake: Handshake, route: Route) -> None:
+    async def _ask_class(self, handshake: Handshake, terms: Terms, codec: Codec) -> None:
+        actor = terms.actor
         try:
             with anyio.CancelScope() as self._scope:
-                answer: Any = route.actor.on_upgrade(handshake.request)
+                answer: Any = actor.on_upgrade(handshake.request)
                 if type(answer) is CoroutineType:
                     answer = await answer
                 if answer is not None and not isinstance(answer, Refusal):
@@ -106,7 +114,7 @@ class Upgrade:
             if self._scope.cancelled_caught:
                 return
         except BaseException as error:
-            logger.exception("%s.on_upgrade failed", route.actor.__name__, exc_info=error)
+            logger.exception("%s.on_upgrade failed", actor.__name__, exc_info=error)
             answer = Refusal(500)
         if self._gone:
             return
@@ -116,30 +124,29 @@ class Upgrade:
         elif not self._server.accepting:
             self._refuse(HandshakeRefused(503, "the server is going down", {"Retry-After": "5"}))
         else:
-            await self._accept(handshake, route).run()
+            await self._accept(handshake, terms, codec).run()
 
-    def _accept(self, handshake: Handshake, route: Route) -> ConnectionCell:
-        server, transport = self._server, self.transport
-        policy = route.policy_within(server.given_policy)
+    def _accept(self, handshake: Handshake, terms: Terms, codec: Codec) -> ConnectionCell:
+        server, transport, policy = self._server, self.transport, terms.policy
+        timeouts, limits = policy.timeouts, policy.limits
         tree = server.connection_supervisor
         cell = ConnectionCell(
             server.runtime,
-            route.actor,
+            terms.actor,
             id=secrets.token_hex(8),
             request=handshake.request,
-            codec=choose_codec(route.actor.codec, handshake.request.subprotocol),
-            bounds=bounds_of(policy),
+            codec=codec,
+            bounds=terms.bounds,
             overflow=policy.overflow,
-            close=policy.timeouts.close,
-            send_limit=policy.limits.send_limit,
-            teardown=policy.timeouts.teardown,
+            close=timeouts.close,
+            send_limit=limits.send_limit,
+            teardown=timeouts.teardown,
             on_crash=tree.crashed,
             restart_delay=tree.restart_delay,
             on_exit=tree.exited,
-            message_rate=policy.limits.message_rate,
-            message_burst=policy.limits.message_burst,
+            message_rate=limits.message_rate,
+            message_burst=limits.message_burst,
         )
-        limits = policy.limits
         handshake.protocol.max_message_size = limits.max_message
         transport.write(handshake.accept())
         websocket = WebSocket(
@@ -180,6 +187,30 @@ class Upgrade:
         if self._deadline is not None:
             self._deadline.cancel()
         self._server.upgrades.discard(self)
+
+
+def asks_whether_ready(head: bytes, path: str | None) -> bool:
+    """Whether ``head`` is that of ``GET path``."""
+    return path is not None and head.startswith(b"GET %b HTTP/" % path.encode())
+
+
+_READY = HandshakeRefused(200, "ready")
+_NOT_READY = HandshakeRefused(503, "not ready", {"Retry-After": "5"})
+
+
+@final
+class Terms:
+    """What every connection of one route gets under a server's policy; worked out once."""
+
+    __slots__ = ("actor", "asks_class", "bounds", "policy", "subprotocols")
+
+    def __init__(self, route: Route, server_policy: Policy | None) -> None:
+        self.actor = route.actor
+        self.policy = route.policy_within(server_policy)
+        self.bounds = bounds_of(self.policy)
+        self.subprotocols = route.subprotocols
+        self.asks_class = _on_upgrade(route.actor) is not _on_upgrade(ConnectionActor)
+        """Whether the class has an ``on_upgrade`` of its own."""
 
 
 def _on_upgrade(actor: type[ConnectionActor]) -> Callable[..., object]:

@@ -37,7 +37,7 @@ class Watch:
         self._next_ping = now + self._interval()
         self._ping_sent: float | None = None
         _, first_look = examine(policy, self._facts(), now)
-        self._timer: Timer = cell.runtime.timers.at(first_look, self.look)
+        self._timer: Timer = cell.runtime.timers.at(_together(first_look, now), self.look)
         cell.on_congested = self._congested
 
     def cancel(self) -> None:
@@ -53,7 +53,7 @@ class Watch:
         while not cell.closing:
             verdict, next_look = examine(self._policy, self._facts(), now)
             if verdict is Verdict.NOTHING:
-                cell.runtime.timers.move(self._timer, next_look)
+                cell.runtime.timers.move(self._timer, _together(next_look, now))
                 return
             self._carry_out(verdict, now)
 
@@ -78,7 +78,7 @@ class Watch:
             lifetime_ends=self._lifetime_ends,
             next_ping=self._next_ping,
             ping_sent=self._ping_sent,
-            handling_since=cell.handling_since,
+            handling_since=None if cell.interrupted else cell.handling_since,
             assembling_since=websocket.assembling_since,
             congested_since=cell.congested_since,
             reading=cell.reading,
@@ -86,12 +86,17 @@ class Watch:
 
     def _restart_clocks(self, now: float) -> None:
         """What the peer sent could not be read, or no time could be kept: blame nobody for it."""
-        if self._ping_sent is not None:
+        cell, websocket = self._cell, self._cell.websocket
+        if self._ping_sent is not None and websocket.last_received <= self._ping_sent:
             self._ping_sent = now
-        if self._cell.websocket.assembling_since is not None:
-            self._cell.websocket.assembling_since = now
-        if self._cell.handling_since is not None and now - self._timer.due > LATE:
-            self._cell.handling_since = now
+        if websocket.assembling_since is not None:
+            websocket.assembling_since = now
+        if now - self._timer.due > LATE:
+            websocket.last_message = now
+            if cell.handling_since is not None:
+                cell.handling_since = now
+            if cell.congested_since is not None:
+                cell.congested_since = now
 
     def _congested(self) -> None:
         """The peer stopped reading: its time to go on may end before the next look."""
@@ -123,7 +128,7 @@ class HandlerWatch:
         """Crash the service if its hook has run for too long, and set the time of the next look."""
         cell, timers = self._cell, self._cell.runtime.timers
         now = cell.runtime.clock()
-        since = cell.handling_since
+        since = None if cell.interrupted else cell.handling_since
         if since is not None and now - self._timer.due > LATE:
             since = cell.handling_since = now
         if since is not None and since + self._timeout <= now:
@@ -134,8 +139,14 @@ class HandlerWatch:
 
 def time_out(cell: Cell, timeout: float | None) -> None:
     """Crash the actor for its running hook, saying where that waits."""
-    cell.crash(HandlerTimeout(f"a hook ran for more than {timeout} s; it waits at {cell.where()}"))
-    cell.kill()
+    error = HandlerTimeout(f"a hook ran for more than {timeout} s; it waits at {cell.where()}")
+    cell.crash(error)
+    cell.kill(error)
+
+
+def _together(look: float, now: float) -> float:
+    """Let a look that is far away come with others, an eighth of a second later at most: waking up costs."""
+    return math.ceil(look * 8) / 8 if 4 < look - now < math.inf else look
 
 
 def _spread(jitter: float) -> float:

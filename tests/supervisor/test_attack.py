@@ -1,0 +1,62 @@
+"""64 attackers at once, and 200 honest clients who must not notice more than a slower server.
+
+``python -m pytest -m soak -s tests/supervisor/test_attack.py`` prints the latencies; the server has one
+core for itself, the clients and the attackers share another one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.attack import attackers, honest, server
+from tests.programs import Program, program
+
+pytestmark = pytest.mark.soak
+
+HONEST, ATTACKERS = "200", "64"
+QUIET, ATTACK = "10", "30"
+"""Seconds."""
+
+
+def pin(running: Program, core: int) -> None:
+    """Let a program run on one core only."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(running.process.pid, {cores[core % len(cores)]})
+
+
+def answer(running: Program) -> Any:
+    """What a program has found out; it prints one line of JSON at its end."""
+    assert running.process.wait(90) == 0, running.output
+    return json.loads(running.wait_for(r"\{.*\}")[0])
+
+
+@pytest.mark.parametrize("period", ["0", "0.05"], ids=["in a row", "20 a second each"])
+@pytest.mark.parametrize("runtime", ["asyncio", "uvloop", "trio"])
+def test_no_honest_connection_is_lost_while_64_attackers_do_their_worst(runtime: str, period: str) -> None:
+    with program(Path(server.__file__), runtime) as serving:
+        pin(serving, 0)
+        port = str(serving.port(server.SERVING))
+        with program(Path(honest.__file__), port, HONEST, QUIET, period) as clients:
+            pin(clients, 1)
+            quiet = answer(clients)
+        with program(Path(honest.__file__), port, HONEST, ATTACK, period) as clients:
+            pin(clients, 1)
+            clients.wait_for("connected")
+            with program(Path(attackers.__file__), port, ATTACKERS, ATTACK) as enemy:
+                pin(enemy, 1)
+                attacked = answer(clients)
+                faults = answer(enemy)
+        assert serving.process.poll() is None
+
+    print(
+        f"{runtime}: median {quiet['median'] * 1000:.2f} ms quiet, {attacked['median'] * 1000:.2f} ms under "
+        f"attack, {attacked['median'] / quiet['median']:.2f} times; p99 {quiet['p99'] * 1000:.1f} and "
+        f"{attacked['p99'] * 1000:.1f} ms; {sum(faults.values())} faults"
+    )
+    assert set(faults) == set(attackers.FAULTS), "every fault was done"
+    assert attacked["lost"] == 0
