@@ -1,0 +1,1 @@
+"""A server in a process of its own, its honest clients, and those who attack it."""

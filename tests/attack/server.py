@@ -1,0 +1,48 @@
+"""The server under attack: ``server.py RUNTIME``, with every default of the library.
+
+``/`` echoes; ``/news`` publishes what it gets to all who are there; ``/unlimited`` echoes without a
+limit of control frames.  It logs as a server does, to nowhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import anyio
+
+from actors import ConnectionActor
+from supervisor import Limits, Policy, Route, serve
+
+SERVING = r"serving on port (\d+)"
+
+
+class Echo(ConnectionActor):
+    async def on_message(self, message: str | bytes) -> None:
+        await self.send(message)
+
+
+class News(ConnectionActor):
+    async def on_connect(self) -> None:
+        self.join("news")
+
+    async def on_message(self, message: str | bytes) -> None:
+        self.publish("news", message)
+
+
+async def main() -> None:
+    limitless = Policy(limits=Limits(control_rate=None))
+    routes = {"/": Echo, "/news": News, "/unlimited": Route(Echo, policy=limitless)}
+    async with serve(routes) as server:
+        print(f"serving on port {server.port}", flush=True)
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(filename=os.devnull, level=logging.INFO)
+    runtime = sys.argv[1]
+    if runtime == "trio":
+        anyio.run(main, backend="trio")
+    else:
+        anyio.run(main, backend_options={"use_uvloop": runtime == "uvloop"})
