@@ -1,7 +1,7 @@
 """An echo server: python examples/echo.py [--backend asyncio|trio] [--port PORT]"""
 
 import argparse
-import contextlib
+import signal
 
 import anyio
 
@@ -15,9 +15,10 @@ class Echo(ConnectionActor):
 
 
 async def main(host: str, port: int) -> None:
-    async with serve({"/": Echo}, host=host, port=port) as server:
-        print(f"ws://{host}:{server.port}/", flush=True)
-        await server.serve_forever()
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with serve({"/": Echo}, host=host, port=port) as server:
+            print(f"ws://{host}:{server.port}/", flush=True)
+            await anext(signals)
 
 
 if __name__ == "__main__":
@@ -26,5 +27,4 @@ if __name__ == "__main__":
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8765)
     options = parser.parse_args()
-    with contextlib.suppress(KeyboardInterrupt):
-        anyio.run(main, options.host, options.port, backend=options.backend)
+    anyio.run(main, options.host, options.port, backend=options.backend)

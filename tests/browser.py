@@ -18,12 +18,10 @@ from typing import Any
 
 import pytest
 
+from tests.programs import START_TIMEOUT
 from tests.raw import DEADLINE
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-START_TIMEOUT = 120.0
-"""Seconds that the browser may take to start on a machine that has much else to do."""
 
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None or CHROMEDRIVER is None,

@@ -9,12 +9,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
 
 from tests.raw import DEADLINE
 
 ROOT = Path(__file__).parent.parent
+
+START_TIMEOUT = 120.0
+"""Seconds that a program may take to start on a machine that has much else to do."""
 
 SERVING = r"serving HTTP and WebSockets at https?://127\.0\.0\.1:(\d+)"
 """What ``supervisor.robyn`` logs when the server is there."""
@@ -44,7 +50,7 @@ class Program:
         """Wait until ``pattern`` is in the output, and give what it matched."""
         with self._news:
             self._news.wait_for(
-                lambda: re.search(pattern, self.output) or not self._reader.is_alive(), timeout=DEADLINE
+                lambda: re.search(pattern, self.output) or not self._reader.is_alive(), START_TIMEOUT
             )
             found = re.search(pattern, self.output)
         assert found, f"{pattern!r} is not in the output:\n{self.output}"
@@ -88,3 +94,12 @@ def program(script: Path, *arguments: str, environment: Mapping[str, str] | None
         running._reader.join(DEADLINE)
         assert process.stdout is not None
         process.stdout.close()
+
+
+def close_of(client: ClientConnection) -> tuple[int, str]:
+    """Read to the end, and give code and reason of the server's Close frame."""
+    with suppress(ConnectionClosed):
+        while True:
+            client.recv(DEADLINE)
+    assert client.protocol.close_rcvd is not None, "no Close frame came"
+    return client.protocol.close_rcvd.code, client.protocol.close_rcvd.reason
