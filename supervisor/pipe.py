@@ -3,10 +3,11 @@
 The rules of this file:
 
 * Bytes are passed on as they come, both ways, and not gathered: a side that does not keep up pauses
-  the other one.
+  the other one.  One thing is added: when the process ends, ``Connection: close`` to every request.
 * Requests are read only so far as to see where the next one begins.  A client may ask for a
   WebSocket on a connection that it kept alive (aiohttp does, and so do reverse proxies): Robyn then
-  finishes what it has, and the connection goes to the server of WebSockets.
+  finishes what it has, and the connection goes to the server of WebSockets.  So does a question
+  whether the server is ready.
 * What is not plainly framed (RFC 9112, section 6) is passed on unread until the connection ends:
   Robyn judges it, and no WebSocket is looked for behind it.
 * The client's end is passed on as a half-close, which Robyn answers by finishing its response.
@@ -16,17 +17,23 @@ The rules of this file:
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, cast, final
 
 from actors.timers import Timer
 from actors.transports.asyncio import AsyncioTransport
 from actors.transports.opening import HandshakeRefused, HeadReader, refusal, wants_websocket
 from actors.transports.transport import Transport
-from supervisor.upgrade import Upgrade
+from supervisor.upgrade import Upgrade, asks_whether_ready
 
 if TYPE_CHECKING:
     from supervisor.server import Server
@@ -36,6 +43,21 @@ logger = logging.getLogger("supervisor")
 CONNECT_TIMEOUT = 10.0
 """Seconds that Robyn has to take a connection."""
 
+QUIET = 0.5
+"""Seconds without a byte either way after which a connection is ended, when the process ends."""
+
+HIGH_WATER = 256 * 1024
+"""Bytes that wait for a side that does not keep up before the other one is paused."""
+
+BATCH = 4
+BATCH_WITHIN = 0.002
+PAUSE = 0.0003
+"""Seconds that this thread pauses when it has passed on ``BATCH`` reads within ``BATCH_WITHIN`` seconds."""
+
+MAX_SOURCES = 65_536
+"""Clients whose addresses are known at the same time, if no more than that have connections."""
+
+_FIRST_SOURCE = int(ipaddress.IPv4Address("127.1.0.1"))
 _MAX_LINE = 4096
 _HEAD = re.compile(
     rb"(?!CONNECT )[A-Z]+ [^\x00-\x20]+ HTTP/1\.1\r\n"
@@ -66,19 +88,26 @@ class Requests:
     Only an incomplete head and the line of a chunk's size are ever kept, both bounded.
     """
 
-    __slots__ = ("_head", "_left", "_line", "part", "upgrade")
+    __slots__ = ("_begun", "_head", "_left", "_line", "_ready_path", "closing", "part", "upgrade")
 
-    def __init__(self) -> None:
+    def __init__(self, ready_path: str | None = None) -> None:
         self.part = Part.HEAD
         self.upgrade: bytes | None = None
-        """The request for a WebSocket, with what came behind it; set at most once, and the last."""
+        """The request for our listener, with what came behind it; set at most once, and the last."""
+        self.closing = False
+        """Whether the next request is the last one, which its head is made to say."""
+        self._ready_path = ready_path
         self._head = HeadReader()
+        self._begun = False
         self._line = bytearray()
         self._left = 0
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the client and give those that are to be passed on now."""
-        if self.part is Part.UNREAD:
+        if self.part is Part.HEAD and not self._begun and not self.closing and is_plain(data):
+            if not asks_whether_ready(data, self._ready_path):
+                return data
+        elif self.part is Part.UNREAD:
             return data
         if self._left > len(data):
             self._left -= len(data)
@@ -106,15 +135,18 @@ class Requests:
             self.part = Part.UNREAD
             passed.append(self._head.rest())
             return b""
+        self._begun = head is None
         if head is None:
             return b""
         rest = self._head.rest()
         self._head = HeadReader()
-        if wants_websocket(head):
+        if wants_websocket(head) or asks_whether_ready(head, self._ready_path):
             self.upgrade = head + rest
             return b""
-        passed.append(head)
         self.part, self._left = framing_of(head)
+        if self.closing and self.part is not Part.UNREAD:
+            head = head[:-2] + b"Connection: close\r\n\r\n"
+        passed.append(head)
         return rest
 
     def _body_data(self, data: bytes, passed: list[bytes]) -> bytes:
@@ -148,6 +180,20 @@ class Requests:
             self.part = Part.TRAILER if size == 0 else Part.UNREAD
 
 
+def is_plain(data: bytes) -> bool:
+    """Whether ``data`` is the head of one request without a body, and no more: what most reads bring.
+
+    Where none of these words is, nobody sees a body, whatever else is wrong with the head.
+    """
+    line_end = data.find(b"\r\n")
+    if data.find(b"\r\n\r\n", line_end) != len(data) - 4 or data[line_end - 9 : line_end] != b" HTTP/1.1":
+        return False
+    text = data.lower()
+    return not (
+        b"content-length" in text or b"transfer-encoding" in text or b"upgrade" in text or b"connect " in text
+    )
+
+
 def framing_of(head: bytes) -> tuple[Part, int]:
     """What comes behind ``head``, and the bytes of a body; everything unusual is left unread."""
     if _HEAD.fullmatch(head) is None:
@@ -173,14 +219,19 @@ class PipeState(Enum):
     """The client ended its side; Robyn still answers."""
     UPGRADING = auto()
     """The client asks for a WebSocket: Robyn was told that nothing more comes, and finishes."""
+    FINISHING = auto()
+    """The connection was quiet while the process ends: no request is read any more."""
     ROBYN_ENDED = auto()
     """All is sent; the client's end is awaited, what it still sends is thrown away."""
     OVER = auto()
 
 
 @final
-class Pipe:
-    """One client's connection and the one to Robyn; the sink of the client's."""
+class Pipe(asyncio.Protocol):
+    """One client's connection and the one to Robyn; the protocol of the client's.
+
+    Bytes go from one transport of the event loop to the other: it writes once a turn, too.
+    """
 
     __slots__ = (
         "_client",
@@ -190,32 +241,43 @@ class Pipe:
         "_pipes",
         "_requests",
         "_robyn",
+        "_source",
         "_state",
+        "_to_robyn",
         "_unsent",
+        "_wire",
+        "quiet",
+        "to_client",
     )
 
     def __init__(self, pipes: Pipes, client: AsyncioTransport, data: bytes) -> None:
         self._pipes = pipes
         self._client = client
-        self._robyn: AsyncioTransport | None = None
-        self._requests = Requests()
+        self._wire = wire = client.hand_over(self)
+        self.to_client = wire.write
+        """Passes a part of an answer on."""
+        self._robyn: asyncio.Transport | None = None
+        self._to_robyn: Callable[[bytes], None] | None = None
+        self._requests = Requests(pipes.server.ready_path)
         self._state = PipeState.CONNECTING
         self._early = data
         self._early_eof = False
-        self._deadline: Timer | None
         self._unsent = 0
-        client.sink = self
-        client.coupled = False  # the two directions have nothing to do with each other
-        client.pause()
+        self.quiet = False
+        """Whether nothing went through since this was set."""
+        self._source = pipes.sources.take(client.peer)
+        wire.set_write_buffer_limits(high=HIGH_WATER)
+        wire.pause_reading()
         runtime = pipes.server.runtime
+        self._deadline: Timer | None
         self._deadline = runtime.timers.after(CONNECT_TIMEOUT, partial(self._unreachable, "no answer"))
         runtime.spawn(self._connect, name="pipe to Robyn")
 
     async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
+        source = None if self._source is None else (self._source, 0)
         try:
-            await loop.create_connection(
-                partial(AsyncioTransport, loop, self._connected), *self._pipes.address
+            await asyncio.get_running_loop().create_connection(
+                partial(_FromRobyn, self), *self._pipes.address, local_addr=source
             )
         except OSError as error:
             self._unreachable(error.strerror or str(error))
@@ -223,108 +285,133 @@ class Pipe:
     def _unreachable(self, why: str) -> None:
         if self._state is PipeState.CONNECTING:
             logger.error("Robyn is not reachable at %s:%d: %s", *self._pipes.address, why)
-            self._client.write(refusal(HandshakeRefused(502, "the application is not reachable")))
+            self.to_client(refusal(HandshakeRefused(502, "the application is not reachable")))
             self._end_client()
 
-    def _connected(self, robyn: AsyncioTransport) -> None:
-        self._robyn = robyn
-        robyn.sink = _FromRobyn(self)
-        robyn.coupled = False
+    def connected(self, robyn: asyncio.Transport) -> None:
+        """Called when Robyn has taken the connection."""
         if self._state is not PipeState.CONNECTING:
             robyn.abort()
             return
+        robyn.set_write_buffer_limits(high=HIGH_WATER)
+        self._robyn = robyn
+        self._to_robyn = robyn.write
         self._state = PipeState.OPEN
         self._stop_deadline()
-        self._client.resume()
+        self._read_from(self._wire)
         early, self._early = self._early, b""
-        self.data(early)
+        self.data_received(early)
         if self._early_eof:
-            self.eof()
+            self.eof_received()
+
+    def finish(self) -> None:
+        """Let Robyn finish the answer that it is at, if there is one, and the connection end then.
+
+        A client that has got all of it is not waited for.
+        """
+        if self._state is PipeState.OPEN:
+            self._state = PipeState.FINISHING
+            self._wire.pause_reading()
+            self._end_requests()
+        elif self._state is PipeState.ROBYN_ENDED and not self._wire.get_write_buffer_size():
+            self._wire.close()
 
     def abort(self) -> None:
         """Drop both connections."""
         self._over()
-        self._client.abort()
+        self._wire.abort()
         if self._robyn is not None:
             self._robyn.abort()
 
     # -- from the client -----------------------------------------------------------------------
 
-    def data(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         """Pass on what belongs to plain requests."""
-        robyn = self._robyn
-        if robyn is None:
-            self._early += data  # one read's worth: reading is paused
-        elif self._state is PipeState.OPEN:
-            passed = self._requests.feed(data)
+        self.quiet = False
+        if self._state is PipeState.OPEN:
+            assert self._to_robyn is not None, "an open pipe has both sides"
+            requests, pipes = self._requests, self._pipes
+            requests.closing = pipes.closing
+            pipes.passing_on()
+            passed = requests.feed(data)
             if passed:
-                robyn.write(passed)
-            if self._requests.upgrade is not None:
+                self._to_robyn(passed)
+            if requests.upgrade is not None:
                 self._state = PipeState.UPGRADING
-                self._client.pause()
-                robyn.end(linger=True)
-            elif robyn.congested:
-                self._client.pause()
+                self._wire.pause_reading()
+                self._end_requests()
+        elif self._state is PipeState.CONNECTING:
+            self._early += data  # what the event loop had read already
 
-    def eof(self) -> None:
+    def eof_received(self) -> bool:
         """Let Robyn see a half-close, and answer what it has."""
         if self._state is PipeState.CONNECTING:
             self._early_eof = True
         elif self._state is PipeState.OPEN:
-            assert self._robyn is not None, "an open pipe has both sides"
             self._state = PipeState.CLIENT_ENDED
-            self._robyn.end(linger=True)
+            self._end_requests()
         elif self._state is PipeState.ROBYN_ENDED:
-            self._client.end(linger=False)
-        elif self._state is PipeState.UPGRADING:
+            self._wire.close()
+        elif self._state in (PipeState.UPGRADING, PipeState.FINISHING):
             self.abort()
+        # A half-closed socket stays usable, a half-closed TLS session does not exist (RFC 8446, 6.1).
+        return self._wire.get_extra_info("ssl_object") is None
 
-    def lost(self) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """Nobody is left to answer."""
         self._over()
         if self._robyn is not None:
             self._robyn.abort()
 
-    def writable(self) -> None:
-        """Read Robyn's answer again."""
+    def pause_writing(self) -> None:
+        """The client does not keep up: read no more of the answer."""
         if self._robyn is not None:
-            self._robyn.resume()
+            self._robyn.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client keeps up again."""
+        if self._robyn is not None:
+            self._read_from(self._robyn)
+
+    def _end_requests(self) -> None:
+        assert self._robyn is not None, "only an open pipe passes requests on"
+        self._robyn.write_eof()
+
+    @staticmethod
+    def _read_from(wire: asyncio.Transport) -> None:
+        if not wire.is_closing():
+            wire.resume_reading()
 
     # -- from Robyn ----------------------------------------------------------------------------
 
-    def answered(self, data: bytes) -> None:
-        """Pass on a part of an answer."""
-        assert self._robyn is not None, "it called"
-        self._client.write(data)
-        if self._client.congested:
-            self._robyn.pause()
+    def robyn_is_behind(self) -> None:
+        """Read no more from the client."""
+        self._wire.pause_reading()
 
     def robyn_keeps_up(self) -> None:
         """Read from the client again."""
         if self._state is PipeState.OPEN:
-            self._client.resume()
+            self._read_from(self._wire)
 
     def robyn_ended(self) -> None:
         """All answers are there: end the client, or give it the WebSocket that it asks for."""
-        assert self._robyn is not None, "it called"
-        self._robyn.end(linger=False)
         if self._state is PipeState.UPGRADING:
             request = self._requests.upgrade
             assert request is not None, "what the state says"
             self._over()
-            self._client.coupled = True
-            self._client.resume()
-            Upgrade(self._pipes.server, self._client)
-            self._client.sink.data(request)
+            client = self._client
+            client.take_back()
+            Upgrade(self._pipes.server, client)
+            client.sink.data(request)
         elif self._state is PipeState.CLIENT_ENDED:
             self._over_when_lost()
-            self._client.end(linger=False)
-        elif self._state is PipeState.OPEN:
+            self._wire.close()
+        elif self._state in (PipeState.OPEN, PipeState.FINISHING):
             self._end_client()
 
     def robyn_lost(self) -> None:
         """Pass on a loss without an end: an answer may be incomplete."""
-        if self._state in (PipeState.OPEN, PipeState.CLIENT_ENDED, PipeState.UPGRADING):
+        if self._state not in (PipeState.CONNECTING, PipeState.ROBYN_ENDED, PipeState.OVER):
             self.abort()
 
     # -- the end -------------------------------------------------------------------------------
@@ -332,13 +419,16 @@ class Pipe:
     def _end_client(self) -> None:
         """Send the rest and our end, and give the client time to read it (RFC 9112, section 9.6)."""
         self._over_when_lost()
-        self._client.end(linger=True)
-        self._client.resume()
+        if self._wire.can_write_eof():
+            self._wire.write_eof()
+            self._read_from(self._wire)
+        else:
+            self._wire.close()
 
     def _over_when_lost(self) -> None:
         self._stop_deadline()
         self._state = PipeState.ROBYN_ENDED
-        self._unsent = self._client.buffered
+        self._unsent = self._wire.get_write_buffer_size()
         self._start_deadline()
 
     def _start_deadline(self) -> None:
@@ -349,7 +439,7 @@ class Pipe:
 
     def _time_is_over(self) -> None:
         """Give up a client that neither takes what is left for it nor ends its side."""
-        before, self._unsent = self._unsent, self._client.buffered
+        before, self._unsent = self._unsent, self._wire.get_write_buffer_size()
         if self._unsent < before:
             self._start_deadline()
         else:
@@ -361,50 +451,164 @@ class Pipe:
             self._deadline = None
 
     def _over(self) -> None:
-        self._state = PipeState.OVER
-        self._stop_deadline()
-        self._pipes.open.discard(self)
+        if self._state is not PipeState.OVER:
+            self._state = PipeState.OVER
+            self._stop_deadline()
+            self._pipes.sources.give_back(self._source)
+            self._pipes.over(self)
 
 
 @final
-class _FromRobyn:
-    """The sink of the connection to Robyn."""
+class _FromRobyn(asyncio.Protocol):
+    """The protocol of the connection to Robyn."""
 
-    __slots__ = ("_pipe",)
+    __slots__ = ("_ended", "_pipe")
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
+        self._ended = False
 
-    def data(self, data: bytes) -> None:
-        self._pipe.answered(data)
+    def data_received(self, data: bytes) -> None:
+        pipe = self._pipe
+        pipe.quiet = False
+        pipe.to_client(data)
 
-    def eof(self) -> None:
+    def pause_writing(self) -> None:
+        self._pipe.robyn_is_behind()
+
+    def resume_writing(self) -> None:
+        self._pipe.robyn_keeps_up()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._pipe.connected(cast(asyncio.Transport, transport))  # uvloop's is no subclass
+
+    def eof_received(self) -> None:
+        """Robyn ends a connection as a whole: the event loop closes our side too."""
+        self._ended = True
         self._pipe.robyn_ended()
 
-    def lost(self) -> None:
-        self._pipe.robyn_lost()
-
-    def writable(self) -> None:
-        self._pipe.robyn_keeps_up()
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._ended:
+            self._pipe.robyn_lost()
 
 
 @final
 class Pipes:
     """The pipes of one server to the listener at ``address``; its ``plain_http``."""
 
-    __slots__ = ("address", "open", "server")
+    __slots__ = ("_count", "_counted_since", "_emptied", "address", "closing", "open", "server", "sources")
 
     def __init__(self, server: Server, address: tuple[str, int]) -> None:
         self.server = server
         self.address = address
         self.open: set[Pipe] = set()
+        self.sources = Sources()
+        self.closing = False
+        """Whether every request is the last one of its connection from now on."""
+        self._emptied = asyncio.Event()
+        self._count = 0
+        self._counted_since = 0.0
 
     def __call__(self, client: Transport, data: bytes) -> None:
         """Pipe one client whose first bytes, the whole head of a request, are ``data``."""
         assert isinstance(client, AsyncioTransport), "Robyn's event loop is one of asyncio"
         self.open.add(Pipe(self, client, data))
 
+    def passing_on(self) -> None:
+        """Called before bytes go to Robyn: under load, leave Python's lock to its threads for a moment.
+
+        They need it for each request, as this thread does; to take it in turns for every single one
+        costs them more than the work itself, which goes in batches then.
+        """
+        self._count += 1
+        if self._count == BATCH:
+            loop = asyncio.get_running_loop()
+            before, self._counted_since = self._counted_since, loop.time()
+            if self._counted_since - before <= BATCH_WITHIN:
+                loop.call_soon(self._pause)
+            else:
+                self._count = 0
+
+    def _pause(self) -> None:
+        self._count = 0
+        time.sleep(PAUSE)
+
+    async def settle(self) -> None:
+        """Wait, for a short time, for the requests of the connections that were accepted last."""
+        looks = 20
+        while self.server.upgrades and looks:
+            looks -= 1
+            await asyncio.sleep(QUIET / 20)
+
+    async def finish(self) -> None:
+        """Wait for the answers that are to come; end the connections that have been quiet for a while."""
+        await self.settle()
+        while self.open:
+            for pipe in list(self.open):
+                if pipe.quiet:
+                    pipe.finish()
+                pipe.quiet = True
+            self._emptied.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), QUIET)
+
+    def over(self, pipe: Pipe) -> None:
+        """Called by a pipe at its end."""
+        self.open.discard(pipe)
+        if not self.open:
+            self._emptied.set()
+
     def abort(self) -> None:
         """Drop every connection that is piped."""
         for pipe in list(self.open):
             pipe.abort()
+
+
+@final
+class Sources:
+    """Which loopback address Robyn sees for which client: Linux has the whole of 127.0.0.0/8.
+
+    A client keeps its address for as long as it has connections, and as it is one of the last
+    ``MAX_SOURCES``.  127.0.0.1 stands for itself, and for every client where there is no other.
+    """
+
+    __slots__ = ("_by_client", "_clients", "_open")
+
+    def __init__(self) -> None:
+        self._by_client: dict[str, str] = {}
+        self._clients: dict[str, str] = {}
+        self._open: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def take(self, peer: str) -> str | None:
+        """The address for a connection of the client ``peer`` (``host:port``)."""
+        host = peer.rpartition(":")[0].strip("[]")
+        if host in ("", "127.0.0.1") or sys.platform != "linux":
+            return None
+        source = self._by_client.pop(host, None) or self._free()
+        self._by_client[host] = source  # the last one used is the last one in the dict
+        self._clients[source] = host
+        self._open[source] += 1
+        return source
+
+    def give_back(self, source: str | None) -> None:
+        """A connection has ended."""
+        if source is not None:
+            self._open[source] -= 1
+            if not self._open[source]:
+                del self._open[source]
+
+    def client(self, source: str) -> str | None:
+        """The client that ``source`` stands for, without a port."""
+        return source if source == "127.0.0.1" else self._clients.get(source)
+
+    def _free(self) -> str:
+        number = len(self._clients)
+        if number >= MAX_SOURCES:
+            for host, source in self._by_client.items():
+                if source not in self._open:
+                    del self._by_client[host]
+                    return source
+        return str(ipaddress.IPv4Address(_FIRST_SOURCE + number))

@@ -7,7 +7,12 @@ of its own on loopback (or, with ``websocket_port``, the public one).
 What is relied on in Robyn 0.88 (``src/server.rs``): it listens already when it runs its startup
 handler, and accepts once that returns; an async startup handler runs in a task of its event loop, on
 the main thread; an exception out of the loop, KeyboardInterrupt too, makes it call the shutdown
-handler and then ``exit(0)`` of C, unless a plain shutdown handler raises.
+handler and then ``exit(0)`` of C, unless a plain shutdown handler raises.  Its HTTP server installs
+signal handlers of its own once it accepts, and accepts nothing more after a signal.
+
+The end of a process, in ``_Life``: it is told to (a signal, its parent) -> ready is false, and every
+HTTP request is the last one of its connection -> the WebSockets are drained -> nothing more is accepted
+-> the HTTP answers that are still to come -> ``server.stop`` -> Robyn's shutdown handler -> status 0.
 """
 
 from __future__ import annotations
@@ -22,23 +27,35 @@ import socket
 import ssl as tls
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar, final
 
-from robyn import Robyn
+from robyn import Request as RobynRequest
+from robyn import Robyn, SubRouter
 from robyn.events import Events
 from robyn.robyn import FunctionInfo
 
-from actors import Actor, ConnectionActor
-from actors.codecs import Codec
+import supervisor
+
+if "serve" not in vars(supervisor):  # pragma: no cover - only in a broken environment
+    raise ImportError(
+        f"supervisor: {supervisor.__file__} is not of connection-supervisor, but probably of supervisord, "
+        "which has the same name; install connection-supervisor into an environment of its own"
+    )
+from actors import Actor, ActorRef, ConnectionActor
+from actors.codes import CloseCode
 from actors.errors import ActorMisuse
+from supervisor.admission import Admission
+from supervisor.drain import Drain, DrainReport
 from supervisor.events import Hook, log_event
-from supervisor.functions import FunctionActor, FunctionRoute
+from supervisor.functions import Codecs, FunctionRoute
 from supervisor.listeners import addresses_of, bind_tcp
 from supervisor.pipe import Pipes
-from supervisor.policies import Policy
-from supervisor.routes import Route
+from supervisor.policies import Policy, RestartLimit, check_count
+from supervisor.processes import Parent, Processes, bind_places, close_places
+from supervisor.registry import Registry
+from supervisor.routes import Route, Router
 from supervisor.server import Server, serve
 from supervisor.specs import ChildSpec
 from supervisor.strategies import Strategy
@@ -48,12 +65,15 @@ logger = logging.getLogger("supervisor")
 
 A = TypeVar("A", bound=type[ConnectionActor])
 
+_BY_DEFAULT = Drain()
+
 
 def supervise(
     app: Robyn,
     *,
     ssl: tls.SSLContext | None = None,
     policy: Policy | None = None,
+    admission: Admission | None = None,
     strategy: Strategy = Strategy.ONE_FOR_ONE,
     children: Sequence[ChildSpec | Supervisor | type[Actor]] = (),
     hooks: Sequence[Hook] = (log_event,),
@@ -65,33 +85,52 @@ def supervise(
     """
     if not isinstance(app, Robyn):
         raise TypeError(f"app: the robyn.Robyn that would be started, not {app!r}")
-    server = serve({}, ssl=ssl, policy=policy, strategy=strategy, children=children, hooks=hooks)
+    server = serve(
+        {},
+        ssl=ssl,
+        policy=policy,
+        admission=admission,
+        strategy=strategy,
+        children=children,
+        hooks=hooks,
+    )
     return RobynSockets(app, server, encrypted=ssl is not None)
 
 
 @final
 class RobynSockets:
-    """The WebSockets of a Robyn app; made by ``supervise``."""
+    """The WebSockets of a Robyn app; made by ``supervise``.
+
+    ``publish``, ``registry``, ``connections`` and ``close`` work in every handler of Robyn, plain or
+    async.  With several processes each of them has the connections of its own process.
+    """
 
     def __init__(self, app: Robyn, server: Server, *, encrypted: bool) -> None:
         self.server = server
-        """The server of the WebSockets: ``connections``, ``registry``, ``port``, ``drain``, ``stop``."""
+        """The server of the WebSockets: ``port``, ``tree``, ``refused``, ``stop`` and the others."""
         self._app = app
         self._encrypted = encrypted
         self._started = False
+        self._routes: list[tuple[SubRouter, str, Route]] = []
+        self._pipes: Pipes | None = None
 
     def __repr__(self) -> str:
-        return f"<RobynSockets: {len(self.server.router)} routes>"
+        return f"<RobynSockets: {len(self.server.router) + len(self._routes)} routes>"
 
-    def route(self, path: str, *, policy: Policy | None = None) -> Callable[[A], A]:
+    # -- before the start ----------------------------------------------------------------------
+
+    def route(
+        self, path: str, *, policy: Policy | None = None, router: SubRouter | None = None
+    ) -> Callable[[A], A]:
         """Serve the decorated ``ConnectionActor`` subclass at ``path``; gives the class back.
 
-        ``path`` may have parameters (``"/rooms/:room"``).  Raises ``ValueError`` when it is malformed
-        or taken, and what ``Route`` raises.
+        ``path`` may have parameters (``"/rooms/:room"``).  With ``router``, a ``SubRouter`` that the
+        app includes, it is below the prefix of that.  Raises ``ValueError`` when it is malformed or
+        taken, and what ``Route`` raises.
         """
 
         def add(actor: A) -> A:
-            self.server.router.add(path, Route(actor, policy))
+            self._add(path, Route(actor, policy), router)
             return actor
 
         return add
@@ -101,15 +140,120 @@ class RobynSockets:
         path: str,
         *,
         policy: Policy | None = None,
-        codec: str | Codec | Mapping[str | None, str | Codec] = "raw",
+        codec: Codecs | None = None,
+        router: SubRouter | None = None,
     ) -> FunctionRoute:
         """Serve functions at ``path``, in Robyn's style: register them with ``on`` of what this returns.
 
-        ``codec`` as in a ``ConnectionActor``.  Raises what ``route`` raises.
+        Without ``codec`` they get ``str`` and ``bytes``, and a ``dict`` or ``list`` is sent as JSON;
+        with one it is as in a ``ConnectionActor``.  Dependencies are those of ``router``, or of the
+        app.  Raises what ``route`` raises.
         """
-        actor = type(f"websocket({path!r})", (FunctionActor,), {"codec": codec})
-        self.server.router.add(path, Route(actor, policy))
-        return FunctionRoute(path, actor)
+        owner = router or self._app
+        functions = FunctionRoute(
+            path,
+            self.registry,
+            self.publish,
+            dependencies=lambda: owner.dependencies.get_dependency_map(owner),
+            codec=codec,
+        )
+        self._add(path, Route(functions.actor, policy), router)
+        return functions
+
+    def _add(self, path: str, route: Route, router: SubRouter | None) -> None:
+        if router is None:
+            self.server.router.add(path, route)
+        else:
+            Router({path: route})  # raises for what is wrong with it; the prefix is known at the start
+            self._routes.append((router, path, route))
+
+    def _add_routes_of_routers(self) -> None:
+        for router, path, route in self._routes:
+            prefixes = list(_prefixes(self._app, router))
+            if not prefixes:
+                raise ActorMisuse(
+                    f"router: the SubRouter {router.prefix!r} of the WebSocket {path!r} is not in the app; "
+                    "call app.include_router() with it"
+                )
+            for prefix in prefixes:
+                self.server.router.add(prefix + path, route)
+        self._routes.clear()
+
+    # -- in handlers of Robyn ------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether new connections are welcome: it serves, and is not being drained or stopped."""
+        return self.server.ready
+
+    @property
+    def registry(self) -> Registry:
+        """The live actors by id, and by name where they have one; a mapping, from any thread."""
+        return self.server.registry
+
+    def connections(self) -> list[ActorRef]:
+        """The refs of the connections that are open now; from any thread."""
+        return list(self._serving("connections").connections)
+
+    def publish(self, topic: str, message: object) -> None:
+        """Give ``message`` to every member of ``topic``; from any thread, returns at once."""
+        self._serving("publish").publish(topic, message)
+
+    def close(
+        self,
+        id: str,
+        code: int = CloseCode.NORMAL_CLOSURE,
+        reason: str = "",
+        *,
+        drain: bool = False,
+        notice: object = None,
+        grace: float = 5.0,
+    ) -> bool:
+        """Close the connection ``id`` as its own ``close`` does; from any thread, returns at once.
+
+        Gives ``False`` when no actor has this id (any more).
+        """
+        ref = self._serving("close").registry.get(id)
+        if ref is None:
+            return False
+        ref.close(code, reason, drain=drain, notice=notice, grace=grace)
+        return True
+
+    def client_of(self, request: RobynRequest) -> str | None:
+        """The IP address of the client that sent an HTTP request; ``None`` when it is long gone.
+
+        Robyn sees the pipe: ``request.ip_addr`` is a loopback address that stands for the client, the
+        same one while it is known.  A client cannot forge it, as it could a header; behind a proxy of
+        yours this is the proxy's address, as ever.
+        """
+        seen = request.ip_addr
+        if self._pipes is None or seen is None:
+            return seen
+        return self._pipes.sources.client(seen)
+
+    async def drain(
+        self,
+        within: float = 30.0,
+        spread: float = 10.0,
+        code: int = CloseCode.SERVICE_RESTART,
+        reason: str = "service restart",
+        notice: object = None,
+    ) -> DrainReport:
+        """Close every WebSocket and open no other, as ``Server.drain`` does; in async handlers.
+
+        The process goes on with HTTP.  A signal drains and ends it.
+        """
+        server = self._serving("drain")
+        if not server.runtime.in_thread:
+            raise ActorMisuse("drain: runs on Robyn's event loop; await it in an async handler")
+        return await server.drain(within, spread, code, reason, notice)
+
+    def _serving(self, call: str) -> Server:
+        if not hasattr(self.server, "runtime"):
+            raise ActorMisuse(f"{call}: there are no connections before start()")
+        return self.server
+
+    # -- the start -----------------------------------------------------------------------------
 
     def start(
         self,
@@ -117,6 +261,10 @@ class RobynSockets:
         port: int = 8080,
         *,
         websocket_port: int | None = None,
+        processes: int | None = None,
+        restarts: RestartLimit | None = None,
+        drain: Drain | None = _BY_DEFAULT,
+        ready_path: str | None = "/-/ready",
         client_timeout: int = 30,
         keep_alive_timeout: int = 20,
     ) -> None:
@@ -127,34 +275,48 @@ class RobynSockets:
         nothing between it and its clients; ``host`` is an IP address then.  The environment variables
         ``ROBYN_HOST`` and ``ROBYN_PORT`` win, as they do in Robyn.
 
-        At the end every connection is closed with 1001 within the close timeout, then Robyn's
-        shutdown handler runs and the process exits with status 0.  A second signal drops the
-        connections at once.
+        A signal drains as ``drain`` says, then Robyn's shutdown handler runs and the process exits
+        with status 0.  A second signal leaves ``drain.hurry`` seconds, a third drops the connections
+        at once.  ``drain=None``: the first one closes every connection with 1001 within the close
+        timeout, the second one drops them.  ``ready_path``: where our listener answers GET with 200,
+        and with 503 from the first signal on; ``None`` leaves that path to the app.
+
+        ``processes``: how many (by default what Robyn's ``--processes`` says).  The first one is the
+        parent of the others and serves nothing: it passes signals on, starts a crashed one again
+        within ``restarts`` (by default ``RestartLimit()``), replaces them one by one on SIGHUP, and
+        exits with the worst of their statuses.
 
         Raises ``OSError`` naming the port when it is in use, ``ValueError`` and ``ActorMisuse`` for
         what cannot work, and what Robyn's startup handler raises.
         """
-        self._check()
+        count = self._check(processes)
+        if ready_path is not None and not ready_path.startswith("/"):
+            raise ValueError(f"ready_path: a path begins with '/', {ready_path!r} does not")
+        self._add_routes_of_routers()
         host, port = os.environ.get("ROBYN_HOST", host), _port_of_environment(port)
-        if websocket_port is None:
-            reserved = _reserve("127.0.0.1", 0)
-            public = _bound_beside(reserved, host, port)
-        else:
-            reserved = _reserve(_ip_address(host), port)
-            public = _bound_beside(reserved, host, websocket_port)
+        parent = Parent.of_this_process()
+        if parent is None and count > 1:
+            self._started = True
+            sys.exit(_run_processes(count, host, port, websocket_port, restarts or RestartLimit()))
+        reserved, public = _sockets(parent, host, port, websocket_port)
         address: tuple[str, int] = reserved.getsockname()[:2]
         pipes = Pipes(self.server, address)
         self.server.bound = public
-        self.server.plain_http = pipes if websocket_port is None else None
+        if websocket_port is None:
+            self._pipes = self.server.plain_http = pipes
+        self.server.ready_path = ready_path
         self._started = True
         # They are for the public address: hidden from Robyn's own start, and given back to the app.
         hidden = {name: os.environ.pop(name) for name in ("ROBYN_HOST", "ROBYN_PORT") if name in os.environ}
-        life = _Life(self._app, self.server, pipes, hidden, self._announcement(public, reserved))
-        handlers = self._app.event_handlers
+        life = _Life(
+            self._app, self.server, pipes, parent, drain, hidden, self._announcement(public, reserved)
+        )
+        handlers, asked_for = self._app.event_handlers, self._app.config.processes
         self._app.event_handlers = {
             Events.STARTUP: FunctionInfo(life.startup, True, 0, {}, {}),
             Events.SHUTDOWN: FunctionInfo(life.shutdown, False, 0, {}, {}),
         }
+        self._app.config.processes = 1  # in each of ours
         try:
             self._app.start(
                 *address,
@@ -163,13 +325,13 @@ class RobynSockets:
                 keep_alive_timeout=keep_alive_timeout,
             )
         finally:
-            self._app.event_handlers = handlers
+            self._app.event_handlers, self._app.config.processes = handlers, asked_for
             os.environ.update(hidden)
             for one in (reserved, *public):
                 one.close()
 
-    def _check(self) -> None:
-        """Raise for what is wrong with the app before anything is done."""
+    def _check(self, processes: int | None) -> int:
+        """Raise for what is wrong with the app before anything is done; give the number of processes."""
         config = self._app.config
         if self._started:
             raise ActorMisuse("start() was called before: Robyn starts once in a process")
@@ -177,16 +339,13 @@ class RobynSockets:
             raise ValueError(
                 "dev: Robyn's reloader kills the connections with the process; start without --dev"
             )
-        if config.processes != 1:
-            raise ValueError(
-                f"processes: {config.processes} processes cannot share the WebSockets; start one, with "
-                "--processes 1 (--fast starts several)"
-            )
+        check_count("processes", processes)
         if paths := ", ".join(self._app.web_socket_router.get_routes()):
             raise ActorMisuse(
                 f"{paths}: a WebSocket route on Robyn itself, whose clients can crash the whole process with "
                 "one frame; use websocket() or route() of what supervise() returned"
             )
+        return processes or int(config.processes)
 
     def _announcement(self, public: Sequence[socket.socket], reserved: socket.socket) -> str:
         s = "s" if self._encrypted else ""
@@ -203,10 +362,19 @@ class _Life:
     """Between Robyn's startup and its exit: our server in Robyn's event loop."""
 
     def __init__(
-        self, app: Robyn, server: Server, pipes: Pipes, environment: Mapping[str, str], announcement: str
+        self,
+        app: Robyn,
+        server: Server,
+        pipes: Pipes,
+        parent: Parent | None,
+        drain: Drain | None,
+        environment: Mapping[str, str],
+        announcement: str,
     ) -> None:
         self._server = server
         self._pipes = pipes
+        self._parent = parent
+        self._drain = drain
         self._environment = environment
         self._announcement = announcement
         self._users_startup: FunctionInfo | None = app.event_handlers.get(Events.STARTUP)
@@ -214,9 +382,15 @@ class _Life:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
-        self._signals = 0
+        self._background: list[asyncio.Task[None]] = []  # event loops hold tasks weakly
+        self._times_told = 0
+        self._deadline = 0.0
+        self._patience: asyncio.Timeout | None = None
+        self._dropping = False
         self._ending = False
         self._failure: BaseException | None = None
+
+    # -- the begin -----------------------------------------------------------------------------
 
     async def startup(self) -> None:
         """Robyn's startup handler: the user's first, so that what it opens is there for the actors.
@@ -236,10 +410,21 @@ class _Life:
         else:
             self._serving = loop.create_task(self._serve(started), name="supervisor.serve")
         await started.wait()
+        if self._parent is not None:
+            self._parent.listen(loop, self._retire, self._orphaned)
+        ours: list[bytes] = []
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, self._signalled, number)
+            self._listen_to_signals(loop)
+            ours = _handlers_in_force()
+        self._background.append(loop.create_task(self._announce(loop, ours)))
+
+    async def _announce(self, loop: asyncio.AbstractEventLoop, ours: list[bytes]) -> None:
+        """Say that it serves, once Robyn does and the signals are ours."""
+        if ours:
+            await self._take_back_signals(loop, ours)
         logger.info("%s", self._announcement)
+        if self._parent is not None:
+            self._parent.tell_ready()
 
     async def _serve(self, started: asyncio.Event) -> None:
         try:
@@ -256,15 +441,79 @@ class _Life:
         if not isinstance(error, KeyboardInterrupt) and not self._ending:
             self._failure = error
 
-    def _signalled(self, number: signal.Signals) -> None:
-        self._signals += 1
-        open_now = len(self._server.connections)
-        if self._signals == 1:
-            logger.info("%s: closing %d connections; another one drops them", number.name, open_now)
+    # -- the end -------------------------------------------------------------------------------
+
+    def _listen_to_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._told_to_end, number.name)
+
+    async def _take_back_signals(self, loop: asyncio.AbstractEventLoop, ours: list[bytes]) -> None:
+        """Wait until Robyn's HTTP server has put its signal handlers over ours, and put ours over them.
+
+        It would accept nothing more after a signal, while the WebSockets are drained.
+        """
+        for _ in range(_LOOKS):
+            await asyncio.sleep(_LOOK_EVERY)
+            if all(one != other for one, other in zip(ours, _handlers_in_force(), strict=True)):
+                break
+        self._listen_to_signals(loop)
+
+    def _orphaned(self) -> None:
+        self._told_to_end("the parent process is gone")
+
+    def _told_to_end(self, by: str) -> None:
+        self._times_told += 1
+        drain, open_now = self._drain, len(self._server.connections)
+        if self._times_told == 1 and drain is not None:
+            logger.info("%s: draining; once more leaves %g s, a third time drops all", by, drain.hurry)
+            self._wind_down(drain, retiring=False)
+        elif self._times_told == 1:
+            logger.info("%s: closing %d connections; another one drops them", by, open_now)
             self._server.stop()
+        elif self._times_told == 2 and drain is not None:
+            logger.warning("%s again: %d connections have %g s", by, open_now, drain.hurry)
+            self._hurry(drain.hurry)
         else:
-            logger.warning("%s again: dropping %d connections", number.name, open_now)
+            logger.warning("%s again: dropping %d connections", by, open_now)
+            self._dropping = True
             _interrupt()
+
+    def _retire(self) -> None:
+        """Another process has taken the place of this one: leave the new connections to it."""
+        if not self._times_told:
+            self._times_told = 1
+            logger.info("another process takes the place of this one: draining")
+            self._wind_down(self._drain or Drain(spread=0), retiring=True)
+
+    def _wind_down(self, drain: Drain, *, retiring: bool) -> None:
+        assert self._loop is not None, "it runs this"
+        self._deadline = self._loop.time() + drain.within
+        self._background.append(self._loop.create_task(self._end_gracefully(drain, retiring)))
+
+    async def _end_gracefully(self, drain: Drain, retiring: bool) -> None:
+        server = self._server
+        try:
+            if retiring:
+                await server.stop_listening()
+                await self._pipes.settle()
+            self._pipes.closing = True
+            await server.drain(drain.within, drain.spread, drain.code, drain.reason, drain.notice)
+            await server.stop_listening()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._deadline) as self._patience:
+                    await self._pipes.finish()
+            self._patience = None
+        except Exception:
+            logger.exception("the drain failed: closing every connection now")
+        finally:
+            server.stop()
+
+    def _hurry(self, within: float) -> None:
+        assert self._loop is not None, "it runs this"
+        self._deadline = min(self._deadline, self._loop.time() + within)
+        self._server.hurry(within)
+        if self._patience is not None:
+            self._patience.reschedule(self._deadline)
 
     def _end_loop_soon(self) -> None:
         assert self._loop is not None, "it runs this"
@@ -278,7 +527,7 @@ class _Life:
         """
         self._ending = True
         if self._loop is not None and self._serving is not None:
-            if not self._serving.done() and self._signals < 2:  # something else than us ended the loop
+            if not self._serving.done() and not self._dropping:  # something else than us ended the loop
                 self._serving.cancel()
                 with suppress(asyncio.CancelledError, KeyboardInterrupt):
                     self._loop.run_until_complete(self._serving)
@@ -294,6 +543,30 @@ class _Life:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):  # closed, or not there at all
                 stream.flush()
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LOOK_EVERY = 0.005
+_LOOKS = 2000
+
+
+def _handlers_in_force() -> list[bytes]:
+    """The addresses of the C functions that the kernel calls: each the begin of a ``struct sigaction``."""
+    action = ctypes.create_string_buffer(512)
+    handlers = []
+    for number in _SIGNALS:
+        ctypes.CDLL(None).sigaction(int(number), None, action)
+        handlers.append(action.raw[: ctypes.sizeof(ctypes.c_void_p)])
+    return handlers
+
+
+def _prefixes(parent: Robyn | SubRouter, router: SubRouter, prefix: str = "") -> Iterator[str]:
+    """The prefixes under which ``parent`` includes ``router``, directly or in another one."""
+    for included in parent.included_routers:
+        below = prefix + ("/" + included.prefix.strip().strip("/")).rstrip("/")
+        if included is router:
+            yield below
+        yield from _prefixes(included, router, below)
 
 
 def _interrupt() -> None:
@@ -317,6 +590,34 @@ def _ip_address(host: str) -> str:
     except ValueError:
         raise ValueError(f"host: Robyn listens on an IP address only, {host!r} is none") from None
     return host
+
+
+def _run_processes(
+    count: int, host: str, port: int, websocket_port: int | None, restarts: RestartLimit
+) -> int:
+    """Be the parent of ``count`` processes until the last one has ended; their exit status."""
+    places = bind_places(host, port if websocket_port is None else websocket_port, count)
+    try:
+        if websocket_port is not None:
+            reserved = _reserve(_ip_address(host), port)
+            places = [[reserved, *place] for place in places]
+        return Processes(places, restarts).run()
+    finally:
+        close_places(places)
+
+
+def _sockets(
+    parent: Parent | None, host: str, port: int, websocket_port: int | None
+) -> tuple[socket.socket, list[socket.socket]]:
+    """What keeps Robyn's port, and what our listener listens on."""
+    if parent is not None:
+        public = parent.sockets
+        return (_reserve("127.0.0.1", 0) if websocket_port is None else public.pop(0)), public
+    if websocket_port is None:
+        reserved = _reserve("127.0.0.1", 0)
+        return reserved, _bound_beside(reserved, host, port)
+    reserved = _reserve(_ip_address(host), port)
+    return reserved, _bound_beside(reserved, host, websocket_port)
 
 
 def _reserve(host: str, port: int) -> socket.socket:

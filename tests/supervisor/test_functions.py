@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from enum import Enum
+from inspect import Parameter, Signature
 from typing import Any
+from unittest.mock import patch
+from urllib.parse import parse_qsl
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from actors import ActorRef, CloseReport, ConnectionClosing
+from actors import ActorRef, CloseReport, ConnectionClosing, QueryParams, Request
+from supervisor import serve
 from supervisor.functions import FunctionActor, FunctionRoute
-from tests.raw import raw_client
+from tests.raw import BINARY, TEXT, Frame, RawClient, raw_client
 from tests.witness import serving, until
+
+with patch.object(sys, "argv", sys.argv[:1]):  # Robyn reads the arguments of the process
+    import robyn.robyn as robyn
+    from robyn._param_utils import QueryParamValidationError, resolve_individual_params
 
 pytestmark = pytest.mark.every_runtime
 
 
-def functions(codec: Any = "raw") -> tuple[type[FunctionActor], FunctionRoute]:
+def functions(codec: Any = None) -> tuple[type[FunctionActor], FunctionRoute]:
     """A WebSocket without functions yet: its class, and where they are registered."""
-    actor = type("Functions", (FunctionActor,), {"codec": codec})
-    return actor, FunctionRoute("/ws", actor)
+    server = serve({})
+    websocket = FunctionRoute("/ws", server.registry, server.publish, codec=codec)
+    return websocket.actor, websocket
 
 
 async def test_plain_functions_get_the_websocket_and_what_they_return_is_sent() -> None:
@@ -129,12 +143,22 @@ async def test_without_functions_messages_are_read_and_nothing_happens() -> None
         assert (await witness.one_closed()).report.messages_in == 1
 
 
-async def test_what_the_raw_codec_cannot_send_crashes_with_a_message_that_says_so() -> None:
+@pytest.mark.parametrize(
+    ("value", "text"), [({"echo": ["anything"]}, '{"echo":["anything"]}'), ([1, None], "[1,null]")]
+)
+async def test_a_dict_or_a_list_is_sent_as_json(value: object, text: str) -> None:
     actor, websocket = functions()
+    websocket.on("message")(lambda ws, message: value)
 
-    @websocket.on("message")
-    def message(ws: FunctionActor, message: str) -> dict[str, str]:
-        return {"echo": message}
+    async with serving(actor) as (server, _), raw_client(server) as client:
+        await client.send("anything")
+
+        assert (await client.frame()).text == text
+
+
+async def test_what_cannot_be_sent_crashes_with_a_message_that_says_so() -> None:
+    actor, websocket = functions()
+    websocket.on("message")(lambda ws, message: 5)
 
     async with serving(actor) as (server, witness), raw_client(server) as client:
         await client.send("anything")
@@ -143,7 +167,7 @@ async def test_what_the_raw_codec_cannot_send_crashes_with_a_message_that_says_s
         await witness.one_closed()
         (error,) = witness.crashes
         assert isinstance(error, TypeError)
-        assert "codec 'raw' sends str or bytes, not dict" in str(error)
+        assert "sends str or bytes, not int" in str(error)
 
 
 async def test_a_codec_makes_messages_of_other_values() -> None:
@@ -215,6 +239,255 @@ async def test_the_end_of_a_monitored_actor_is_not_sent_to_the_peer() -> None:
         assert witness.crashes == []
 
 
+# -- what functions name -----------------------------------------------------------------------
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+def needs_all(
+    ws: FunctionActor,
+    room: str,
+    count: int,
+    ratio: float = 0.5,
+    loud: bool = False,
+    tags: list[int] = [],  # noqa: B006  # as people write it
+    colour: Colour | None = None,
+    *,
+    untyped="x",  # type: ignore[no-untyped-def]
+) -> list[object]:
+    return [room, count, ratio, loud, tags, colour.name if colour else None, untyped]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/blue?count=3", ["blue", 3, 0.5, False, [], None, "x"]),
+        ("/a%20b?count=3&ratio=2&loud=yes", ["a b", 3, 2.0, True, [], None, "x"]),
+        ("/b?count=1&count=2&tags=1&tags=2", ["b", 2, 0.5, False, [1, 2], None, "x"]),
+        ("/b?room=other&count=1&colour=red&untyped=", ["b", 1, 0.5, False, [], "RED", ""]),
+    ],
+)
+async def test_parameters_of_the_path_and_the_query_come_by_name_and_type(
+    target: str, expected: list[object]
+) -> None:
+    actor, websocket = functions()
+    websocket.on("connect")(needs_all)
+
+    async with serving({"/:room": actor}) as (server, _), raw_client(server, target) as client:
+        assert json.loads((await client.frame()).text) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("", "missing parameter: count"),
+        ("count=three", "parameter with a wrong value: count"),
+        ("count=1&loud=perhaps", "parameter with a wrong value: loud"),
+        ("count=1&tags=1&tags=two", "parameter with a wrong value: tags"),
+        ("count=1&colour=blue", "parameter with a wrong value: colour"),
+    ],
+)
+async def test_a_connection_without_what_a_function_names_is_closed_with_1008(
+    query: str, reason: str
+) -> None:
+    actor, websocket = functions()
+    called = []
+    websocket.on("connect")(lambda ws: called.append("connect"))
+    websocket.on("close")(lambda ws: called.append("close"))
+
+    @websocket.on("message")
+    def message(
+        ws: FunctionActor,
+        message: str,
+        count: int,
+        loud: bool = False,
+        colour: Colour = Colour.RED,
+        *,
+        tags: list[int] = (),
+    ) -> None: ...
+
+    async with serving({"/": actor}) as (server, witness), raw_client(server, f"/?{query}") as client:
+        assert await client.answer_close() == (1008, reason)
+        await witness.one_closed()
+
+    assert called == []
+
+
+async def test_dependencies_and_the_query_come_by_name_to_every_function() -> None:
+    server = serve({})
+    dependencies = {"global_dependencies": {"database": "db"}, "router_dependencies": {"cache": "c"}}
+    websocket = FunctionRoute("/ws", server.registry, server.publish, dependencies=lambda: dependencies)
+    closed = []
+
+    @websocket.on("connect")
+    def connect(ws: FunctionActor, query_params: Any, global_dependencies: Any) -> str:
+        return f"{query_params['name']} {global_dependencies['database']}"
+
+    @websocket.on("message")
+    def message(ws: FunctionActor, message: str, router_dependencies: Any, params: QueryParams) -> str:
+        return f"{message} {router_dependencies['cache']} {params['name']}"
+
+    @websocket.on("close")
+    def close(ws: FunctionActor, global_dependencies: Any) -> None:
+        closed.append(global_dependencies["database"])
+
+    async with serving(websocket.actor) as (running, witness), raw_client(running, "/?name=Ada") as client:
+        await client.send("hello")
+        assert [(await client.frame()).text for _ in range(2)] == ["Ada db", "hello c Ada"]
+        await client.send_close(1000)
+        await witness.one_closed()
+
+    assert closed == ["db"]
+
+
+async def test_dependencies_are_those_of_the_moment_when_the_connection_opens() -> None:
+    server = serve({})
+    dependencies = {"global_dependencies": {}}
+    websocket = FunctionRoute("/ws", server.registry, server.publish, dependencies=lambda: dependencies)
+    websocket.on("connect")(lambda ws, global_dependencies: global_dependencies["added"])
+
+    async with serving(websocket.actor) as (running, _):
+        dependencies["global_dependencies"]["added"] = "later"
+        async with raw_client(running) as client:
+            assert (await client.frame()).text == "later"
+
+
+def test_a_type_that_nothing_can_be_made_of_is_refused() -> None:
+    _, websocket = functions()
+
+    def connect(ws: FunctionActor, when: int | str) -> None: ...
+
+    with pytest.raises(TypeError, match=r"parameter 'when': of .* nothing can be made from text"):
+        websocket.on("connect")(connect)
+
+
+QUERY = "a=1&b=2.5&c=true&d=x&e=1&e=2&f=&g=OFF"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default", "name"),
+    [
+        (annotation, default, name)
+        for name in "abcdefgh"
+        for annotation in (str, int, float, bool, list[int], list[str], int | None, Parameter.empty)
+        for default in (Parameter.empty, None)
+    ],
+)
+def test_values_of_the_query_are_what_robyn_makes_of_them(annotation: Any, default: Any, name: str) -> None:
+    parameter = Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+    def ours() -> Any:
+        function = lambda ws, **values: None  # noqa: E731
+        ws = Parameter("ws", Parameter.POSITIONAL_OR_KEYWORD)
+        function.__signature__ = Signature([ws, parameter])  # type: ignore[attr-defined]
+        _, websocket = functions()
+        websocket.on("connect")(function)
+        request = Request("/", query_params=QueryParams(parse_qsl(QUERY, keep_blank_values=True)))
+        try:
+            return websocket.keywords_for(request)["connect"][name]
+        except Exception:
+            return "refused"
+
+    def robyns() -> Any:
+        query = robyn.QueryParams()
+        for key, value in parse_qsl(QUERY, keep_blank_values=True):
+            query.set(key, value)
+        try:
+            return resolve_individual_params({name: parameter}, query, None, set())[name]
+        except QueryParamValidationError:
+            return "refused"
+
+    assert ours() == robyns()
+
+
+# -- Robyn's names -------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def room_of(*names: str) -> AsyncIterator[dict[str, RawClient]]:
+    """Clients of one WebSocket whose messages are commands: which method, to whom, what."""
+    async with serving({}) as (server, _), AsyncExitStack() as stack:
+        websocket = FunctionRoute("/ws", server.registry, server.publish)
+        ids: dict[str, str] = {}
+
+        @websocket.on("connect")
+        def connect(ws: FunctionActor, name: str) -> None:
+            ids[name] = ws.id
+
+        @websocket.on("message")
+        async def message(ws: FunctionActor, text: str) -> None:
+            method, _, to = text.partition(" ")
+            arguments = (ids.get(to, to),) if to else ()
+            data = {"send_json": {"a": 1}}.get(method, b"data" if "bytes" in method else "data")
+            result = getattr(ws, method)(*arguments, data)
+            if inspect.isawaitable(result):
+                await result
+
+        server.router.add("/ws", websocket.actor)
+        clients = {}
+        for name in names:
+            clients[name] = await stack.enter_async_context(raw_client(server, f"/ws?name={name}"))
+        await until(lambda: len(ids) == len(names))
+        yield clients
+
+
+@pytest.mark.parametrize(
+    "method", ["sync_send_to", "async_send_to", "sync_send_bytes_to", "async_send_bytes_to"]
+)
+async def test_robyns_send_to_sends_to_one_connection_and_to_nobody_when_it_is_gone(method: str) -> None:
+    async with room_of("ada", "bob") as clients:
+        await clients["ada"].send(f"{method} nobody")
+        await clients["ada"].send(f"{method} bob")
+        await clients["ada"].send(f"{method} ada")
+
+        for client in clients.values():
+            assert (await client.frame()).payload == b"data"
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["sync_broadcast", "async_broadcast", "sync_broadcast_bytes", "async_broadcast_bytes", "broadcast"],
+)
+async def test_robyns_broadcast_sends_to_every_connection_of_the_websocket(method: str) -> None:
+    async with room_of("ada", "bob", "eve") as clients:
+        await clients["ada"].send(method)
+
+        for client in clients.values():
+            assert (await client.frame()).payload == b"data"
+
+
+@pytest.mark.parametrize(
+    ("method", "frame"),
+    [
+        ("send_text", Frame(TEXT, b"data")),
+        ("send_bytes", Frame(BINARY, b"data")),
+        ("send_json", Frame(TEXT, b'{"a":1}')),
+    ],
+)
+async def test_robyns_send_methods_send(method: str, frame: Frame) -> None:
+    async with room_of("ada") as clients:
+        await clients["ada"].send(method)
+
+        assert await clients["ada"].frame() == frame
+
+
+@pytest.mark.parametrize("name", ["receive_text", "receive_bytes", "receive_json", "message_channel"])
+def test_what_robyn_has_and_we_do_not_says_what_to_use_instead(name: str) -> None:
+    actor, _ = functions()
+
+    with pytest.raises(AttributeError, match=rf'{name}: messages are not fetched: .* on\("message"\)'):
+        getattr(actor(), name)
+
+
+def test_an_attribute_that_was_never_set_is_an_error_that_names_it() -> None:
+    actor, _ = functions()
+
+    with pytest.raises(AttributeError, match="user: nobody has set it"):
+        _ = actor().user
+
+
 # -- registering -------------------------------------------------------------------------------
 
 
@@ -246,21 +519,24 @@ def test_a_second_function_for_an_event_is_refused() -> None:
     ("event", "function", "called_with"),
     [
         ("connect", lambda: None, r"\(ws\)"),
-        ("connect", lambda ws, global_dependencies: None, r"\(ws\)"),
+        ("connect", lambda ws, other, /: None, r"\(ws\)"),
         ("message", lambda ws: None, r"\(ws, message\)"),
-        ("message", lambda ws, message, *, router_dependencies: None, r"\(ws, message\)"),
-        ("close", lambda ws, report, more: None, r"\(ws, report\) or \(ws\)"),
+        ("message", lambda: None, r"\(ws, message\)"),
+        ("close", lambda: None, r"\(ws, report\)"),
+        ("close", lambda ws, report, other, /: None, r"\(ws, report\)"),
     ],
 )
 def test_a_function_that_takes_other_arguments_is_refused(
     event: str, function: Callable[..., Any], called_with: str
 ) -> None:
-    actor, websocket = functions()
+    _, websocket = functions()
 
-    with pytest.raises(TypeError, match=f"the function for '{event}' is called with {called_with}, but"):
+    with pytest.raises(
+        TypeError, match=f"the function for '{event}' is called with {called_with} and what it names, but"
+    ):
         websocket.on(event)(function)
 
-    assert f"on_{event}" not in vars(actor)
+    assert event not in websocket.functions
 
 
 @pytest.mark.parametrize(
@@ -286,10 +562,10 @@ def test_what_is_no_function_is_refused() -> None:
 
 
 def test_functions_registered_on_one_websocket_are_not_on_another() -> None:
-    first_actor, first = functions()
-    second_actor, _ = functions()
+    _, first = functions()
+    _, second = functions()
 
     first.on("connect")(lambda ws: None)
 
-    assert "on_connect" in vars(first_actor)
-    assert "on_connect" not in vars(second_actor)
+    assert list(first.functions) == ["connect"]
+    assert list(second.functions) == []

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from actors import ConnectionActor
 from supervisor import Policy, Server, Timeouts
-from supervisor.pipe import Part, Pipes, Requests, framing_of
+from supervisor.pipe import Part, Pipes, PipeState, Requests, Sources, framing_of
 from tests.raw import DEADLINE, RawClient
 from tests.witness import serving, until
 
@@ -286,6 +286,27 @@ async def test_a_websocket_asked_for_without_waiting_comes_behind_the_answers() 
 
 
 @asyncio_only
+async def test_frames_sent_behind_the_upgrade_wait_until_the_answers_are_there() -> None:
+    may_answer = anyio.Event()
+
+    async def answer_late(client: RawClient) -> None:
+        assert await client.rest_of_bytes() == GET
+        await may_answer.wait()
+        await client.send_bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+
+    async with site(answer_late) as there, dialed(there.port) as client:
+        await client.send_bytes(GET + UPGRADE)
+        await until(lambda: [pipe for pipe in there.pipes.open if pipe._state is PipeState.UPGRADING])
+        await client.send("early")
+        may_answer.set()
+
+        assert (await client.read_head())[0] == 200
+        client._read += len(b"hi")
+        assert (await client.read_head())[0] == 101
+        assert (await client.frame()).text == "early"
+
+
+@asyncio_only
 async def test_the_end_of_the_client_is_passed_on_and_the_answer_still_comes() -> None:
     async def answer_after_the_end(client: RawClient) -> None:
         received = await client.rest_of_bytes()
@@ -527,3 +548,125 @@ async def test_memory_stays_flat_while_much_goes_through() -> None:
 
         assert received == 128 * MB
         assert max(sizes) - sizes[len(sizes) // 4] < 8 * MB
+
+
+# -- what never gets to the other side -------------------------------------------------------------
+
+
+@asyncio_only
+async def test_an_upgrade_on_a_path_of_nobody_is_refused_here_and_never_gets_to_the_other_side() -> None:
+    dialed_there = 0
+
+    async def count(client: RawClient) -> None:
+        nonlocal dialed_there
+        dialed_there += 1
+        await answer_gets(client)
+
+    async with site(count) as there:
+        async with dialed(there.port) as fresh:
+            assert await fresh.request("/nothing") == 404
+        assert dialed_there == 0
+        async with dialed(there.port) as kept:
+            await kept.send_bytes(GET)
+            await kept.read_head()
+            await read(kept, b"hi")
+            assert await kept.request("/nothing") == 404  # `answer_gets` checks that it saw nothing else
+
+
+@asyncio_only
+async def test_when_the_other_side_is_back_so_are_its_answers() -> None:
+    with socket.socket() as listener:
+        listener.setblocking(False)
+        listener.bind(("127.0.0.1", 0))
+        async with serving({"/ws": Echo}) as (server, _), anyio.create_task_group() as task_group:
+            pipes = server.plain_http = Pipes(server, listener.getsockname())
+            statuses = []
+            for _ in range(2):
+                async with dialed(server.port) as client:
+                    await client.send_bytes(GET)
+                    statuses.append((await client.read_head())[0])
+                if statuses == [502]:
+                    listener.listen()
+                    task_group.start_soon(accept, listener, answer_gets)
+            task_group.cancel_scope.cancel()
+            pipes.abort()
+
+    assert statuses == [502, 200]
+
+
+# -- the last requests -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_when_the_process_ends_every_head_says_that_its_request_is_the_last(split: bool) -> None:
+    reader = Requests()
+    assert reader.feed(GET) == GET
+    reader.closing = True
+
+    wire = post(b"a body")
+    passed = b"".join(reader.feed(bytes([one])) for one in wire) if split else reader.feed(wire)
+
+    assert passed == wire.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    assert reader.part is Part.HEAD
+
+
+@asyncio_only
+async def test_a_quiet_connection_is_ended_and_one_with_an_answer_to_come_gets_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("supervisor.pipe.QUIET", 0.01)
+    may_answer = anyio.Event()
+
+    async def answer_late(client: RawClient) -> None:
+        if await client.receive():
+            await client.rest_of_bytes()  # it is told that no request comes any more
+            await may_answer.wait()
+            await client.send_bytes(b"late")
+
+    async with site(answer_late) as there, dialed(there.port) as client:
+        await client.send_bytes(GET)
+        await until(lambda: there.pipes.open)
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(there.pipes.finish)
+            (pipe,) = there.pipes.open
+            await until(lambda: pipe._state is PipeState.FINISHING)
+            may_answer.set()
+
+            assert await client.rest_of_bytes() == b"late"
+            client.finish()
+
+
+# -- loopback addresses for clients ----------------------------------------------------------------
+
+
+def test_a_client_keeps_its_address_and_no_other_has_it() -> None:
+    sources = Sources()
+
+    first = sources.take("192.0.2.1:1000")
+    second = sources.take("[2001:db8::1]:1000")
+    again = sources.take("192.0.2.1:1001")
+
+    assert first == again == "127.1.0.1"
+    assert second == "127.1.0.2"
+    assert [sources.client(one) for one in (first, second, "127.9.9.9")] == ["192.0.2.1", "2001:db8::1", None]
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1:1000", "unix"])
+def test_who_has_no_other_address_stands_for_itself(peer: str) -> None:
+    assert Sources().take(peer) is None
+    assert Sources().client("127.0.0.1") == "127.0.0.1"
+
+
+def test_the_addresses_of_those_who_left_first_are_given_away_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor.pipe.MAX_SOURCES", 3)
+    sources = Sources()
+    stays, leaves, left = (sources.take(f"192.0.2.{number}:1") for number in (1, 2, 3))
+    sources.give_back(left)
+    sources.give_back(leaves)
+    sources.take("192.0.2.2:2")  # is back
+
+    assert sources.take("192.0.2.4:1") == left
+    assert sources.take("192.0.2.5:1") == "127.1.0.4"  # all are in use: one more
+    assert sources.client(stays) == "192.0.2.1"
+    assert sources.client(left) == "192.0.2.4"
+    assert len(sources) == 4

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import aiohttp
 import pytest
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from actors import Actor, ActorMisuse, ConnectionActor
-from tests.programs import Program, program
+from tests.programs import ROOT, Program, close_of, program
 from tests.raw import DEADLINE, RawClient
+from tests.robyn_apps import APP, TWO_PORTS, ask, http_connection, running
 
 with patch.object(sys, "argv", sys.argv[:1]):  # Robyn reads the arguments of the process
     from robyn import Robyn
@@ -31,70 +33,6 @@ with patch.object(sys, "argv", sys.argv[:1]):  # Robyn reads the arguments of th
     from supervisor.robyn import supervise
 
 asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
-
-APP = """
-import os, time
-from robyn import Robyn, Request
-from actors import ConnectionActor
-from supervisor import Policy, Timeouts
-from supervisor.robyn import supervise
-
-app = Robyn(__file__)
-sockets = supervise(app, policy=Policy(timeouts=Timeouts(close=float(os.environ.get("CLOSE", 10)))))
-members = []
-
-@app.startup_handler
-async def startup():
-    print("the app starts", os.environ.get("ROBYN_PORT"), flush=True)
-
-@app.shutdown_handler
-def shutdown():
-    print("the app ends", len(sockets.server.connections))
-
-@app.get("/")
-def index():
-    return "hello"
-
-@app.get("/async")
-async def index_async():
-    return "hello from the event loop"
-
-@app.get("/slow")
-def slow():
-    time.sleep(0.3)
-    return "slow"
-
-@app.get("/big")
-def big():
-    return "x" * 5_000_000
-
-@app.post("/echo")
-def echo(request: Request):
-    return request.body
-
-@app.post("/tell")
-def tell(request: Request):
-    for ws in members:
-        ws.ref.tell(request.body)
-    return str(len(members))
-
-@app.post("/stop")
-def stop():
-    sockets.server.stop()
-    return "bye"
-
-@sockets.route("/echo")
-@sockets.route("/rooms/:room")
-class Echo(ConnectionActor):
-    async def on_message(self, message):
-        await self.send(self.path_params.get("room", "") + message)
-
-websocket = sockets.websocket("/ws")
-websocket.on("connect")(members.append)
-websocket.on("close")(members.remove)
-
-sockets.start(port=int(os.environ.get("PORT", 0)))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -116,41 +54,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSL
     subprocess.run([*command.split(), *names], check=True, capture_output=True)
     path.write_text(path.read_text() + certificate.read_text())
     return path, ssl.create_default_context(cafile=str(certificate))
-
-
-@contextmanager
-def running(directory: Path, script: str, *arguments: str, **environment: str) -> Iterator[Program]:
-    path = directory / "app.py"
-    path.write_text(script)
-    # Robyn ends the process without Python's own ending: what is buffered must be there all the same.
-    with program(path, *arguments, environment={"PYTHONUNBUFFERED": "", **environment}) as started:
-        yield started
-
-
-@contextmanager
-def http_connection(port: int, host: str = "127.0.0.1") -> Iterator[http.client.HTTPConnection]:
-    connection = http.client.HTTPConnection(host, port, timeout=DEADLINE)
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-def ask(
-    connection: http.client.HTTPConnection, method: str, path: str, body: Any = None
-) -> tuple[int, bytes]:
-    connection.request(method, path, body)
-    response = connection.getresponse()
-    return response.status, response.read()
-
-
-def close_of(client: ClientConnection) -> tuple[int, str]:
-    """Read to the end, and give code and reason of the server's Close frame."""
-    with contextlib.suppress(ConnectionClosed):
-        while True:
-            client.recv(timeout=DEADLINE)
-    assert client.protocol.close_rcvd is not None, "no Close frame came"
-    return client.protocol.close_rcvd.code, client.protocol.close_rcvd.reason
 
 
 # -- HTTP on the same port ---------------------------------------------------------------------
@@ -350,10 +253,11 @@ def test_a_signal_closes_every_connection_and_the_process_exits_0(
 
         app.signal(number)
 
-        assert [close_of(client) for client in clients] == [(1001, "server shutting down")] * 15
+        assert [close_of(client) for client in clients] == [(1012, "service restart")] * 15
         assert app.status() == 0
         assert "the app ends 0" in app.output  # the handler of the user ran, after the connections
-        assert f"{number.name}: closing 15 connections" in app.output
+        assert f"{number.name}: draining" in app.output
+        assert "drain: 15 connections ended in" in app.output
         assert "Traceback" not in app.output
 
 
@@ -367,25 +271,9 @@ async def test_a_peer_that_does_not_answer_holds_up_the_exit_for_the_close_timeo
 
         app.signal(signal.SIGTERM)
 
-        assert (await silent.frame()).close == (1001, "server shutting down")
+        assert (await silent.frame()).close == (1012, "service restart")
         assert app.status() == 0
         assert "unclean" in app.output
-        silent.close()
-
-
-@asyncio_only
-async def test_a_second_signal_drops_the_connections_at_once(tmp_path: Path) -> None:
-    with running(tmp_path, APP, CLOSE="3600") as app:
-        silent = await RawClient.dial(app.port())
-        assert await silent.request("/ws") == 101
-
-        app.signal(signal.SIGINT)
-        app.wait_for("SIGINT: closing 1 connections; another one drops them")
-        app.signal(signal.SIGINT)
-
-        assert app.status() == 0
-        assert "SIGINT again: dropping 1 connections" in app.output
-        assert "the app ends 1" in app.output
         silent.close()
 
 
@@ -442,11 +330,6 @@ def test_a_host_name_is_served_on_each_of_its_addresses(tmp_path: Path) -> None:
                 assert client.recv(DEADLINE) == "hello"
 
 
-TWO_PORTS = APP.replace(
-    'sockets.start(port=int(os.environ.get("PORT", 0)))', "sockets.start(port=0, websocket_port=0)"
-)
-
-
 def test_with_a_port_of_their_own_the_websockets_leave_http_to_robyn(tmp_path: Path) -> None:
     with running(tmp_path, TWO_PORTS) as app:
         found = app.wait_for(
@@ -462,7 +345,7 @@ def test_with_a_port_of_their_own_the_websockets_leave_http_to_robyn(tmp_path: P
             client.send("hello")
             assert client.recv(DEADLINE) == "hello"
             app.signal(signal.SIGTERM)
-            assert close_of(client) == (1001, "server shutting down")
+            assert close_of(client) == (1012, "service restart")
         assert app.status() == 0
 
 
@@ -487,7 +370,7 @@ app = Robyn("""
             client.send("hello")
             assert client.recv(DEADLINE) == "hello"
             app.signal(signal.SIGTERM)
-            assert close_of(client) == (1001, "server shutting down")
+            assert close_of(client) == (1012, "service restart")
         assert app.status() == 0
 
 
@@ -528,13 +411,6 @@ def test_a_port_in_use_is_an_error_that_names_it(
             supervise(robyn).start(host, taken if port is None else port, **given)
 
 
-def test_several_processes_are_refused(robyn: Robyn) -> None:
-    robyn.config.processes = 2
-
-    with pytest.raises(ValueError, match="processes: 2 processes cannot share the WebSockets; start one"):
-        supervise(robyn).start()
-
-
 def test_the_reloader_is_refused(robyn: Robyn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IS_RELOADER_RUNNING", "True")
 
@@ -552,11 +428,54 @@ def test_a_websocket_route_on_robyn_itself_is_refused(robyn: Robyn) -> None:
         supervise(robyn).start()
 
 
+@pytest.mark.parametrize("call", ["connections()", "publish('topic', 'message')", "close('id')"])
+def test_before_the_start_there_are_no_connections(robyn: Robyn, call: str) -> None:
+    sockets = supervise(robyn)
+
+    assert not sockets.ready
+    assert dict(sockets.registry) == {}
+    with pytest.raises(ActorMisuse, match=r"there are no connections before start\(\)"):
+        eval(f"sockets.{call}")
+
+
+def test_supervisords_package_of_the_same_name_is_told_from_ours(tmp_path: Path) -> None:
+    """What an environment has after supervisord was installed over it."""
+    package = tmp_path / "supervisor"
+    shutil.copytree(ROOT / "supervisor", package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "__init__.py").write_text("#\n")
+    (package / "events.py").write_text("callbacks = []\n")
+    script = tmp_path / "app.py"
+    script.write_text("import supervisor.robyn")
+
+    with program(script, environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"}) as failing:
+        assert failing.status() == 1
+
+    assert re.search(
+        r"ImportError: supervisor: .*/supervisor/__init__.py is not of connection-supervisor, but probably "
+        "of supervisord, .* into an environment of its own",
+        failing.output,
+    )
+
+
+def test_a_package_of_ours_that_lost_a_module_to_supervisord_says_so(tmp_path: Path) -> None:
+    package = tmp_path / "supervisor"
+    shutil.copytree(ROOT / "supervisor", package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "events.py").write_text("callbacks = []\n")
+    script = tmp_path / "app.py"
+    script.write_text("import supervisor")
+
+    with program(script, environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"}) as failing:
+        assert failing.status() == 1
+
+    assert "ImportError: supervisor: the module 'supervisor.events' is not of conn" in failing.output
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"host": "localhost", "websocket_port": 0}, ValueError, "host: Robyn listens on an IP address only"),
         ({"host": "no.such.host.invalid"}, OSError, "host: 'no.such.host.invalid' is not a host name"),
+        ({"ready_path": "ready"}, ValueError, "ready_path: a path begins with '/', 'ready' does not"),
         ({"port": 65536}, ValueError, "port: a whole number from 0"),
         ({"port": "8080"}, ValueError, "port: a whole number from 0"),
         ({"websocket_port": -1}, ValueError, "port: a whole number from 0"),
