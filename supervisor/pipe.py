@@ -4,12 +4,10 @@ The rules of this file:
 
 * Bytes are passed on as they come, both ways, and not gathered: a side that does not keep up pauses
   the other one.  One thing is added: when the process ends, ``Connection: close`` to every request.
-* Requests are read only so far as to see where the next one begins.  A client may ask for a
+* Requests are read only so far as to see where the next one begins (``framing``).  A client may ask for a
   WebSocket on a connection that it kept alive (aiohttp does, and so do reverse proxies): Robyn then
   finishes what it has, and the connection goes to the server of WebSockets.  So does a question
   whether the server is ready.
-* What is not plainly framed (RFC 9112, section 6) is passed on unread until the connection ends:
-  Robyn judges it, and no WebSocket is looked for behind it.
 * The client's end is passed on as a half-close, which Robyn answers by finishing its response.
   Robyn's end ends the client, after all that Robyn sent; Robyn's loss is the client's loss.
 """
@@ -17,12 +15,8 @@ The rules of this file:
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
-import re
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
@@ -31,9 +25,11 @@ from typing import TYPE_CHECKING, cast, final
 
 from actors.timers import Timer
 from actors.transports.asyncio import AsyncioTransport
-from actors.transports.opening import HandshakeRefused, HeadReader, refusal, wants_websocket
+from actors.transports.opening import HandshakeRefused, refusal
 from actors.transports.transport import Transport
-from supervisor.upgrade import Upgrade, asks_whether_ready
+from supervisor.framing import Requests
+from supervisor.sources import Sources
+from supervisor.upgrade import Upgrade
 
 if TYPE_CHECKING:
     from supervisor.server import Server
@@ -53,161 +49,6 @@ BATCH = 4
 BATCH_WITHIN = 0.002
 PAUSE = 0.0003
 """Seconds that this thread pauses when it has passed on ``BATCH`` reads within ``BATCH_WITHIN`` seconds."""
-
-MAX_SOURCES = 65_536
-"""Clients whose addresses are known at the same time, if no more than that have connections."""
-
-_FIRST_SOURCE = int(ipaddress.IPv4Address("127.1.0.1"))
-_MAX_LINE = 4096
-_HEAD = re.compile(
-    rb"(?!CONNECT )[A-Z]+ [^\x00-\x20]+ HTTP/1\.1\r\n"
-    rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00\r\n]*\r\n)*\r\n"
-)
-_FRAMING_FIELDS = re.compile(
-    rb"\r\n(content-length|transfer-encoding|upgrade):[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE
-)
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00\r\n]*)?\r\n")
-
-
-class Part(Enum):
-    """The part of a request that comes next."""
-
-    HEAD = auto()
-    BODY = auto()
-    CHUNK_SIZE = auto()
-    CHUNK = auto()
-    TRAILER = auto()
-    UNREAD = auto()
-    """Anything, until the end of the connection."""
-
-
-@final
-class Requests:
-    """The requests on one connection, as far as to see where each begins; no I/O.
-
-    Only an incomplete head and the line of a chunk's size are ever kept, both bounded.
-    """
-
-    __slots__ = ("_begun", "_head", "_left", "_line", "_ready_path", "closing", "part", "upgrade")
-
-    def __init__(self, ready_path: str | None = None) -> None:
-        self.part = Part.HEAD
-        self.upgrade: bytes | None = None
-        """The request for our listener, with what came behind it; set at most once, and the last."""
-        self.closing = False
-        """Whether the next request is the last one, which its head is made to say."""
-        self._ready_path = ready_path
-        self._head = HeadReader()
-        self._begun = False
-        self._line = bytearray()
-        self._left = 0
-
-    def feed(self, data: bytes) -> bytes:
-        """Take bytes of the client and give those that are to be passed on now."""
-        if self.part is Part.HEAD and not self._begun and not self.closing and is_plain(data):
-            if not asks_whether_ready(data, self._ready_path):
-                return data
-        elif self.part is Part.UNREAD:
-            return data
-        if self._left > len(data):
-            self._left -= len(data)
-            return data
-        passed: list[bytes] = []
-        while data and self.upgrade is None:
-            data = self._take(data, passed)
-        return b"".join(passed)
-
-    def _take(self, data: bytes, passed: list[bytes]) -> bytes:
-        """Deal with the begin of ``data`` and give what is left of it."""
-        if self.part is Part.HEAD:
-            return self._head_data(data, passed)
-        if self.part is Part.BODY or self.part is Part.CHUNK:
-            return self._body_data(data, passed)
-        if self.part is Part.CHUNK_SIZE or self.part is Part.TRAILER:
-            return self._line_data(data, passed)
-        passed.append(data)
-        return b""
-
-    def _head_data(self, data: bytes, passed: list[bytes]) -> bytes:
-        try:
-            head = self._head.feed(data)
-        except HandshakeRefused:  # too long
-            self.part = Part.UNREAD
-            passed.append(self._head.rest())
-            return b""
-        self._begun = head is None
-        if head is None:
-            return b""
-        rest = self._head.rest()
-        self._head = HeadReader()
-        if wants_websocket(head) or asks_whether_ready(head, self._ready_path):
-            self.upgrade = head + rest
-            return b""
-        self.part, self._left = framing_of(head)
-        if self.closing and self.part is not Part.UNREAD:
-            head = head[:-2] + b"Connection: close\r\n\r\n"
-        passed.append(head)
-        return rest
-
-    def _body_data(self, data: bytes, passed: list[bytes]) -> bytes:
-        passed.append(data[: self._left])
-        rest = data[self._left :]
-        self._left = max(0, self._left - len(data))
-        if not self._left:
-            self.part = Part.HEAD if self.part is Part.BODY else Part.CHUNK_SIZE
-        return rest
-
-    def _line_data(self, data: bytes, passed: list[bytes]) -> bytes:
-        end = data.find(b"\n") + 1 or len(data)
-        self._line += data[:end]
-        passed.append(data[:end])
-        if self._line.endswith(b"\n"):
-            self._line_ended(bytes(self._line))
-            self._line.clear()
-        elif len(self._line) > _MAX_LINE:
-            self.part = Part.UNREAD
-        return data[end:]
-
-    def _line_ended(self, line: bytes) -> None:
-        if self.part is Part.TRAILER:
-            self.part = Part.HEAD if line == b"\r\n" else Part.TRAILER
-            return
-        found = _CHUNK_SIZE.fullmatch(line)
-        size = -1 if found is None else int(found[1], 16)
-        if size > 0:
-            self.part, self._left = Part.CHUNK, size + len(b"\r\n")
-        else:
-            self.part = Part.TRAILER if size == 0 else Part.UNREAD
-
-
-def is_plain(data: bytes) -> bool:
-    """Whether ``data`` is the head of one request without a body, and no more: what most reads bring.
-
-    Where none of these words is, nobody sees a body, whatever else is wrong with the head.
-    """
-    line_end = data.find(b"\r\n")
-    if data.find(b"\r\n\r\n", line_end) != len(data) - 4 or data[line_end - 9 : line_end] != b" HTTP/1.1":
-        return False
-    text = data.lower()
-    return not (
-        b"content-length" in text or b"transfer-encoding" in text or b"upgrade" in text or b"connect " in text
-    )
-
-
-def framing_of(head: bytes) -> tuple[Part, int]:
-    """What comes behind ``head``, and the bytes of a body; everything unusual is left unread."""
-    if _HEAD.fullmatch(head) is None:
-        return Part.UNREAD, 0
-    fields = _FRAMING_FIELDS.findall(head)
-    if not fields:
-        return Part.HEAD, 0
-    name, value = fields[0][0].lower(), fields[0][1]
-    if len(fields) == 1 and name == b"transfer-encoding" and value.lower() == b"chunked":
-        return Part.CHUNK_SIZE, 0
-    if len(fields) == 1 and name == b"content-length" and value.isdigit() and len(value) <= 15:
-        size = int(value)
-        return (Part.BODY, size) if size else (Part.HEAD, 0)
-    return Part.UNREAD, 0
 
 
 class PipeState(Enum):
@@ -562,53 +403,3 @@ class Pipes:
         """Drop every connection that is piped."""
         for pipe in list(self.open):
             pipe.abort()
-
-
-@final
-class Sources:
-    """Which loopback address Robyn sees for which client: Linux has the whole of 127.0.0.0/8.
-
-    A client keeps its address for as long as it has connections, and as it is one of the last
-    ``MAX_SOURCES``.  127.0.0.1 stands for itself, and for every client where there is no other.
-    """
-
-    __slots__ = ("_by_client", "_clients", "_open")
-
-    def __init__(self) -> None:
-        self._by_client: dict[str, str] = {}
-        self._clients: dict[str, str] = {}
-        self._open: Counter[str] = Counter()
-
-    def __len__(self) -> int:
-        return len(self._clients)
-
-    def take(self, peer: str) -> str | None:
-        """The address for a connection of the client ``peer`` (``host:port``)."""
-        host = peer.rpartition(":")[0].strip("[]")
-        if host in ("", "127.0.0.1") or sys.platform != "linux":
-            return None
-        source = self._by_client.pop(host, None) or self._free()
-        self._by_client[host] = source  # the last one used is the last one in the dict
-        self._clients[source] = host
-        self._open[source] += 1
-        return source
-
-    def give_back(self, source: str | None) -> None:
-        """A connection has ended."""
-        if source is not None:
-            self._open[source] -= 1
-            if not self._open[source]:
-                del self._open[source]
-
-    def client(self, source: str) -> str | None:
-        """The client that ``source`` stands for, without a port."""
-        return source if source == "127.0.0.1" else self._clients.get(source)
-
-    def _free(self) -> str:
-        number = len(self._clients)
-        if number >= MAX_SOURCES:
-            for host, source in self._by_client.items():
-                if source not in self._open:
-                    del self._by_client[host]
-                    return source
-        return str(ipaddress.IPv4Address(_FIRST_SOURCE + number))

@@ -3,32 +3,17 @@
 No WebSocket route is ever registered on Robyn.  Our listener owns the public port, inside Robyn's
 own event loop: upgrades come to us, everything else is piped to Robyn's listener, which has a port
 of its own on loopback (or, with ``websocket_port``, the public one).
-
-What is relied on in Robyn 0.88 (``src/server.rs``): it listens already when it runs its startup
-handler, and accepts once that returns; an async startup handler runs in a task of its event loop, on
-the main thread; an exception out of the loop, KeyboardInterrupt too, makes it call the shutdown
-handler and then ``exit(0)`` of C, unless a plain shutdown handler raises.  Its HTTP server installs
-signal handlers of its own once it accepts, and accepts nothing more after a signal.
-
-The end of a process, in ``_Life``: it is told to (a signal, its parent) -> ready is false, and every
-HTTP request is the last one of its connection -> the WebSockets are drained -> nothing more is accepted
--> the HTTP answers that are still to come -> ``server.stop`` -> Robyn's shutdown handler -> status 0.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
 import ipaddress
 import logging
 import os
-import signal
 import socket
 import ssl as tls
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, final
 
 from robyn import Request as RobynRequest
@@ -55,6 +40,7 @@ from supervisor.pipe import Pipes
 from supervisor.policies import Policy, RestartLimit, check_count
 from supervisor.processes import Parent, Processes, bind_places, close_places
 from supervisor.registry import Registry
+from supervisor.robyn_life import Life
 from supervisor.routes import Route, Router
 from supervisor.server import Server, serve
 from supervisor.specs import ChildSpec
@@ -308,7 +294,7 @@ class RobynSockets:
         self._started = True
         # They are for the public address: hidden from Robyn's own start, and given back to the app.
         hidden = {name: os.environ.pop(name) for name in ("ROBYN_HOST", "ROBYN_PORT") if name in os.environ}
-        life = _Life(
+        life = Life(
             self._app, self.server, pipes, parent, drain, hidden, self._announcement(public, reserved)
         )
         handlers, asked_for = self._app.event_handlers, self._app.config.processes
@@ -357,209 +343,6 @@ class RobynSockets:
         return f"serving WebSockets at {urls}, HTTP by Robyn at http://{internal}"
 
 
-@final
-class _Life:
-    """Between Robyn's startup and its exit: our server in Robyn's event loop."""
-
-    def __init__(
-        self,
-        app: Robyn,
-        server: Server,
-        pipes: Pipes,
-        parent: Parent | None,
-        drain: Drain | None,
-        environment: Mapping[str, str],
-        announcement: str,
-    ) -> None:
-        self._server = server
-        self._pipes = pipes
-        self._parent = parent
-        self._drain = drain
-        self._environment = environment
-        self._announcement = announcement
-        self._users_startup: FunctionInfo | None = app.event_handlers.get(Events.STARTUP)
-        self._users_shutdown: FunctionInfo | None = app.event_handlers.get(Events.SHUTDOWN)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._starting: asyncio.Task[None] | None = None
-        self._serving: asyncio.Task[None] | None = None
-        self._background: list[asyncio.Task[None]] = []  # event loops hold tasks weakly
-        self._times_told = 0
-        self._deadline = 0.0
-        self._patience: asyncio.Timeout | None = None
-        self._dropping = False
-        self._ending = False
-        self._failure: BaseException | None = None
-
-    # -- the begin -----------------------------------------------------------------------------
-
-    async def startup(self) -> None:
-        """Robyn's startup handler: the user's first, so that what it opens is there for the actors.
-
-        When something fails it does not return, so that Robyn does not come up.
-        """
-        self._loop = loop = asyncio.get_running_loop()
-        self._starting = asyncio.current_task()
-        os.environ.update(self._environment)
-        started = asyncio.Event()
-        try:
-            if (users := self._users_startup) is not None:
-                await (users.handler() if users.is_async else asyncio.to_thread(users.handler))
-        except BaseException as error:
-            self._failed(error)
-            self._end_loop_soon()
-        else:
-            self._serving = loop.create_task(self._serve(started), name="supervisor.serve")
-        await started.wait()
-        if self._parent is not None:
-            self._parent.listen(loop, self._retire, self._orphaned)
-        ours: list[bytes] = []
-        if threading.current_thread() is threading.main_thread():
-            self._listen_to_signals(loop)
-            ours = _handlers_in_force()
-        self._background.append(loop.create_task(self._announce(loop, ours)))
-
-    async def _announce(self, loop: asyncio.AbstractEventLoop, ours: list[bytes]) -> None:
-        """Say that it serves, once Robyn does and the signals are ours."""
-        if ours:
-            await self._take_back_signals(loop, ours)
-        logger.info("%s", self._announcement)
-        if self._parent is not None:
-            self._parent.tell_ready()
-
-    async def _serve(self, started: asyncio.Event) -> None:
-        try:
-            async with self._server.running():
-                started.set()
-                await self._server.serve_forever()
-        except BaseException as error:
-            self._failed(error)
-        self._pipes.abort()
-        if not self._ending:
-            self._end_loop_soon()
-
-    def _failed(self, error: BaseException) -> None:
-        if not isinstance(error, KeyboardInterrupt) and not self._ending:
-            self._failure = error
-
-    # -- the end -------------------------------------------------------------------------------
-
-    def _listen_to_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, self._told_to_end, number.name)
-
-    async def _take_back_signals(self, loop: asyncio.AbstractEventLoop, ours: list[bytes]) -> None:
-        """Wait until Robyn's HTTP server has put its signal handlers over ours, and put ours over them.
-
-        It would accept nothing more after a signal, while the WebSockets are drained.
-        """
-        for _ in range(_LOOKS):
-            await asyncio.sleep(_LOOK_EVERY)
-            if all(one != other for one, other in zip(ours, _handlers_in_force(), strict=True)):
-                break
-        self._listen_to_signals(loop)
-
-    def _orphaned(self) -> None:
-        self._told_to_end("the parent process is gone")
-
-    def _told_to_end(self, by: str) -> None:
-        self._times_told += 1
-        drain, open_now = self._drain, len(self._server.connections)
-        if self._times_told == 1 and drain is not None:
-            logger.info("%s: draining; once more leaves %g s, a third time drops all", by, drain.hurry)
-            self._wind_down(drain, retiring=False)
-        elif self._times_told == 1:
-            logger.info("%s: closing %d connections; another one drops them", by, open_now)
-            self._server.stop()
-        elif self._times_told == 2 and drain is not None:
-            logger.warning("%s again: %d connections have %g s", by, open_now, drain.hurry)
-            self._hurry(drain.hurry)
-        else:
-            logger.warning("%s again: dropping %d connections", by, open_now)
-            self._dropping = True
-            _interrupt()
-
-    def _retire(self) -> None:
-        """Another process has taken the place of this one: leave the new connections to it."""
-        if not self._times_told:
-            self._times_told = 1
-            logger.info("another process takes the place of this one: draining")
-            self._wind_down(self._drain or Drain(spread=0), retiring=True)
-
-    def _wind_down(self, drain: Drain, *, retiring: bool) -> None:
-        assert self._loop is not None, "it runs this"
-        self._deadline = self._loop.time() + drain.within
-        self._background.append(self._loop.create_task(self._end_gracefully(drain, retiring)))
-
-    async def _end_gracefully(self, drain: Drain, retiring: bool) -> None:
-        server = self._server
-        try:
-            if retiring:
-                await server.stop_listening()
-                await self._pipes.settle()
-            self._pipes.closing = True
-            await server.drain(drain.within, drain.spread, drain.code, drain.reason, drain.notice)
-            await server.stop_listening()
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(self._deadline) as self._patience:
-                    await self._pipes.finish()
-            self._patience = None
-        except Exception:
-            logger.exception("the drain failed: closing every connection now")
-        finally:
-            server.stop()
-
-    def _hurry(self, within: float) -> None:
-        assert self._loop is not None, "it runs this"
-        self._deadline = min(self._deadline, self._loop.time() + within)
-        self._server.hurry(within)
-        if self._patience is not None:
-            self._patience.reschedule(self._deadline)
-
-    def _end_loop_soon(self) -> None:
-        assert self._loop is not None, "it runs this"
-        self._loop.call_soon(_interrupt)
-
-    def shutdown(self) -> None:
-        """Robyn's shutdown handler, after the end of the event loop: the user's, after our server.
-
-        What it raises comes out of ``start``; otherwise Robyn ends the process without Python's own
-        ending, so what is buffered is written here.
-        """
-        self._ending = True
-        if self._loop is not None and self._serving is not None:
-            if not self._serving.done() and not self._dropping:  # something else than us ended the loop
-                self._serving.cancel()
-                with suppress(asyncio.CancelledError, KeyboardInterrupt):
-                    self._loop.run_until_complete(self._serving)
-            if (users := self._users_shutdown) is not None:
-                result = users.handler()
-                if users.is_async:
-                    self._loop.run_until_complete(result)
-        if self._failure is not None:
-            # A thread of Robyn may wait for this task for ever, and panics if Python's ending destroys it.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._starting))
-            raise self._failure
-        logging.shutdown()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # closed, or not there at all
-                stream.flush()
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_LOOK_EVERY = 0.005
-_LOOKS = 2000
-
-
-def _handlers_in_force() -> list[bytes]:
-    """The addresses of the C functions that the kernel calls: each the begin of a ``struct sigaction``."""
-    action = ctypes.create_string_buffer(512)
-    handlers = []
-    for number in _SIGNALS:
-        ctypes.CDLL(None).sigaction(int(number), None, action)
-        handlers.append(action.raw[: ctypes.sizeof(ctypes.c_void_p)])
-    return handlers
-
-
 def _prefixes(parent: Robyn | SubRouter, router: SubRouter, prefix: str = "") -> Iterator[str]:
     """The prefixes under which ``parent`` includes ``router``, directly or in another one."""
     for included in parent.included_routers:
@@ -567,11 +350,6 @@ def _prefixes(parent: Robyn | SubRouter, router: SubRouter, prefix: str = "") ->
         if included is router:
             yield below
         yield from _prefixes(included, router, below)
-
-
-def _interrupt() -> None:
-    """End the event loop that calls this."""
-    raise KeyboardInterrupt
 
 
 def _port_of_environment(port: int) -> int:

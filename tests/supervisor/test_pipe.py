@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from actors import ConnectionActor
 from supervisor import Policy, Server, Timeouts
-from supervisor.pipe import Part, Pipes, PipeState, Requests, Sources, framing_of
+from supervisor.framing import Part, Requests, framing_of
+from supervisor.pipe import Pipes, PipeState
+from supervisor.sources import Sources
 from tests.raw import DEADLINE, RawClient
 from tests.witness import serving, until
 
@@ -658,7 +660,7 @@ def test_who_has_no_other_address_stands_for_itself(peer: str) -> None:
 
 
 def test_the_addresses_of_those_who_left_first_are_given_away_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.pipe.MAX_SOURCES", 3)
+    monkeypatch.setattr("supervisor.sources.MAX_SOURCES", 3)
     sources = Sources()
     stays, leaves, left = (sources.take(f"192.0.2.{number}:1") for number in (1, 2, 3))
     sources.give_back(left)
