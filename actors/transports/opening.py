@@ -5,11 +5,13 @@ The rules of this file:
 * The head of the request is taken up to its empty line and not a byte further: frames that a
   client sends behind it without waiting are kept until 101 is out.
 * The head is bounded: 8 KiB a line, 100 header fields, 32 KiB in all.
-* The ``websockets`` package parses the head, checks it, and makes the answers.
+* The ``websockets`` package parses the head, checks it, and makes the answers; a plain head and its 101
+  take the fast lane of ``plainhead``.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -18,12 +20,13 @@ from urllib.parse import parse_qsl, unquote
 
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
-from websockets.protocol import CONNECTING, Protocol
+from websockets.protocol import CONNECTING, OPEN, SERVER, Protocol
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from actors.request import Headers, QueryParams, Request
 from actors.transports.compression import BoundedDeflateFactory
+from actors.transports.plainhead import read_plain_head, switching
 from actors.transports.transport import Transport
 from actors.transports.websocket import wire_logger
 
@@ -117,32 +120,47 @@ class _Protocol(ServerProtocol):
 class Handshake:
     """The opening handshake as a function of the request's head; no I/O."""
 
-    __slots__ = ("_http_request", "path", "protocol", "query", "request", "response")
+    __slots__ = ("_head", "_http_request", "_plain_key", "path", "protocol", "query", "request", "response")
+
+    protocol: Protocol
+    _http_request: HttpRequest | None
 
     def __init__(self, head: bytes, *, client: str) -> None:
-        self.protocol = _Protocol(logger=wire_logger)
-        self.protocol.receive_data(head)
-        events = self.protocol.events_received()
+        self._head = head
+        self._http_request = None
+        self._plain_key: str | None = None
+        self.response: Response | None = None
+        # The protocol's log tells about the handshake what the fast lane would have to repeat.
+        plain = None if wire_logger.isEnabledFor(logging.INFO) else read_plain_head(head)
+        if plain is not None:
+            target, fields, self._plain_key = plain
+            self.protocol = Protocol(SERVER, state=OPEN, logger=wire_logger)
+        else:
+            self._http_request = http_request = self._parse(head)
+            target, fields = http_request.path, list(http_request.headers.raw_items())
+        if len(fields) > MAX_FIELDS:
+            raise HandshakeRefused(431, f"the request has more than {MAX_FIELDS} header fields")
+        self.path, self.query = split_target(target)
+        self.request = Request(
+            path=unquote(self.path),
+            query_params=QueryParams(parse_qsl(self.query, keep_blank_values=True) if self.query else ()),
+            headers=Headers(fields),
+            client=client,
+        )
+
+    def _parse(self, head: bytes) -> HttpRequest:
+        self.protocol = protocol = _Protocol(logger=wire_logger)
+        protocol.receive_data(head)
+        events = protocol.events_received()
         if not events:
-            refusal = b"".join(self.protocol.data_to_send())
+            refusal = b"".join(protocol.data_to_send())
             status = int(refusal.split(b" ", 2)[1]) if refusal else 400
-            error = self.protocol.handshake_exc
+            error = protocol.handshake_exc
             detail = error.__cause__ or error if error is not None else None
             raise HandshakeRefused(status, f"not a valid HTTP request: {detail}")
         http_request = events[0]
         assert isinstance(http_request, HttpRequest), "a server's first event is the request"
-        self._http_request = http_request
-        fields = list(http_request.headers.raw_items())
-        if len(fields) > MAX_FIELDS:
-            raise HandshakeRefused(431, f"the request has more than {MAX_FIELDS} header fields")
-        self.path, self.query = split_target(http_request.path)
-        self.response: Response | None = None
-        self.request = Request(
-            path=unquote(self.path),
-            query_params=QueryParams(parse_qsl(self.query, keep_blank_values=True)),
-            headers=Headers(fields),
-            client=client,
-        )
+        return http_request
 
     def negotiate(
         self,
@@ -156,16 +174,9 @@ class Handshake:
 
         ``client`` is the client's address where a proxy told it.
         """
-        self.protocol.available_extensions = [BoundedDeflateFactory()] if compression else None
-        self.protocol.available_subprotocols = [Subprotocol(name) for name in subprotocols]
-        response = self.protocol.accept(self._http_request)
-        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            kept = ("Upgrade", "Allow", "Sec-WebSocket-Version")
-            headers = {name: response.headers[name] for name in kept if name in response.headers}
-            if "Sec-WebSocket-Version" in str(self.protocol.handshake_exc):
-                headers["Sec-WebSocket-Version"] = "13"  # RFC 6455, section 4.4
-            raise HandshakeRefused(response.status_code, bytes(response.body).decode().strip(), headers)
-        self.response = response
+        subprotocol = None  # a plain head offers none
+        if self._plain_key is None or compression:
+            subprotocol = self._ask_protocol(subprotocols, compression)
         asked = self.request
         self.request = Request(
             path=asked.path,
@@ -173,20 +184,42 @@ class Handshake:
             query_params=asked.query_params,
             headers=asked.headers,
             client=client or asked.client,
-            subprotocol=self.protocol.subprotocol,
+            subprotocol=subprotocol,
             state=asked.state,
         )
         return self.request
 
+    def _ask_protocol(self, subprotocols: Iterable[str], compression: bool) -> str | None:
+        """Let the protocol check the request and make the response; gives the subprotocol."""
+        self._plain_key = None
+        http_request = self._http_request or self._parse(self._head)
+        protocol = self.protocol
+        assert isinstance(protocol, _Protocol), "made to parse the request"
+        protocol.available_extensions = [BoundedDeflateFactory()] if compression else None
+        protocol.available_subprotocols = [Subprotocol(name) for name in subprotocols]
+        response = protocol.accept(http_request)
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            kept = ("Upgrade", "Allow", "Sec-WebSocket-Version")
+            headers = {name: response.headers[name] for name in kept if name in response.headers}
+            if "Sec-WebSocket-Version" in str(protocol.handshake_exc):
+                headers["Sec-WebSocket-Version"] = "13"  # RFC 6455, section 4.4
+            raise HandshakeRefused(response.status_code, bytes(response.body).decode().strip(), headers)
+        self.response = response
+        return protocol.subprotocol
+
     def accept(self) -> bytes:
         """The bytes of the 101 response; from now on the protocol speaks frames."""
+        if self._plain_key is not None:
+            return switching(self._plain_key)
+        protocol = self.protocol
         assert self.response is not None, "accept follows negotiate"
-        assert self.protocol.state is CONNECTING
-        self.protocol.send_response(self.response)
+        assert isinstance(protocol, _Protocol), "it has made the response"
+        assert protocol.state is CONNECTING
+        protocol.send_response(self.response)
         # The parser of requests keeps the request for as long as it lives; behind it comes only this one.
-        self.protocol.parser = Protocol.parse(self.protocol)
-        next(self.protocol.parser)
-        return b"".join(self.protocol.data_to_send())
+        protocol.parser = Protocol.parse(protocol)
+        next(protocol.parser)
+        return b"".join(protocol.data_to_send())
 
 
 def refusal(refused: HandshakeRefused) -> bytes:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol, final
+from typing import Any, final
+from typing import Protocol as Interface
 
 from websockets.exceptions import ProtocolError
 from websockets.frames import Close as CloseFrame
 from websockets.frames import Frame, Opcode
-from websockets.protocol import OPEN
-from websockets.server import ServerProtocol
+from websockets.protocol import OPEN, Protocol
 from websockets.streams import StreamReader
 
 from actors.codes import CloseCode
@@ -37,7 +37,7 @@ _AT_EOF = StreamReader.at_eof.__code__
 """Where the protocol waits between two frames."""
 
 
-class Receiver(Protocol):
+class Receiver(Interface):
     """Who gets what happens on the WebSocket: the cell."""
 
     def received(self, message: str | bytes) -> None:
@@ -94,7 +94,7 @@ class WebSocket:
     def __init__(
         self,
         transport: Transport,
-        protocol: ServerProtocol,
+        protocol: Protocol,
         receiver: Receiver,
         clock: Callable[[], float],
         *,
@@ -391,7 +391,7 @@ def frame_of(message: str | bytes) -> bytes:
     return header_of(len(payload), text=isinstance(message, str)) + payload
 
 
-def _awaits_frame(protocol: ServerProtocol) -> bool:
+def _awaits_frame(protocol: Protocol) -> bool:
     """Whether the protocol waits for the first byte of a frame.
 
     Its buffer does not tell: it is empty between the header of a frame and the payload, too.

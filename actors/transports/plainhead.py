@@ -1,0 +1,72 @@
+"""The fast lane of the opening handshake: a plain head read, and its 101 written, without the protocol.
+
+The rules of this file:
+
+* A head is plain when it is what browsers and common clients send, every field once, and asks for nothing
+  that is negotiated.  Any other one is left to the protocol, which knows what to do about it.
+* What the protocol would say to a plain head is 101, with exactly the fields of ``switching``.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from email.utils import formatdate
+from functools import lru_cache
+from typing import NamedTuple
+
+from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS
+from websockets.utils import accept_key
+
+_HEAD = re.compile(
+    rb"GET ([\x21-\x7e]+) HTTP/1\.1\r\n"
+    rb"((?:[-!#$%&'*+.^_`|~0-9a-zA-Z]+:[\t\x20-\x7e\x80-\xff]*\r\n)+)\r\n"  # RFC 9110, section 5
+)
+_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes (RFC 6455, section 4.1)
+_CONNECTION = frozenset({"upgrade", "keep-alive, upgrade"})
+_NOT_PLAIN = frozenset({"content-length", "sec-websocket-protocol", "transfer-encoding"})
+
+
+class PlainHead(NamedTuple):
+    """What a plain request asks for."""
+
+    target: str
+    fields: list[tuple[str, str]]
+    key: str
+
+
+def read_plain_head(head: bytes) -> PlainHead | None:
+    """Read the head of an upgrade, up to its empty line; ``None`` when it is not plain."""
+    found = _HEAD.fullmatch(head) if len(head) <= MAX_LINE_LENGTH else None
+    if found is None:
+        return None
+    fields: list[tuple[str, str]] = []
+    values: dict[str, str] = {}
+    for line in found[2].decode("latin-1").split("\r\n")[:-1]:
+        name, _, value = line.partition(":")
+        value = value.strip(" \t")
+        fields.append((name, value))
+        values[name.lower()] = value
+    key = values.get("sec-websocket-key", "")
+    plain = (
+        len(fields) == len(values) <= MAX_NUM_HEADERS
+        and values.get("upgrade", "").lower() == "websocket"
+        and values.get("connection", "").lower() in _CONNECTION
+        and values.get("sec-websocket-version") == "13"
+        and _KEY.fullmatch(key) is not None
+        and _NOT_PLAIN.isdisjoint(values)
+    )
+    return PlainHead(found[1].decode("ascii"), fields, key) if plain else None
+
+
+def switching(key: str) -> bytes:
+    """The 101 response that answers a plain head."""
+    return (
+        f"HTTP/1.1 101 Switching Protocols\r\nDate: {_date(int(time.time()))}\r\nUpgrade: websocket\r\n"
+        f"Connection: Upgrade\r\nSec-WebSocket-Accept: {accept_key(key)}\r\n\r\n"
+    ).encode("ascii")
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
