@@ -28,6 +28,13 @@ def resident_memory() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def own_objects() -> int:
+    """How many objects there are of our classes, and of the protocol's."""
+    packages = {"actors", "supervisor", "websockets"}
+    gc.collect()
+    return sum(str(type(one).__module__).partition(".")[0] in packages for one in gc.get_objects())
+
+
 class Echo(ConnectionActor):
     """Owns one of everything, so that each cycle makes it and ends it."""
 
@@ -96,9 +103,9 @@ async def test_twenty_thousand_connections_leave_nothing(anyio_backend_name: str
             "tasks": running_tasks,
             "sockets": open_sockets,
             "descriptors": lambda: len(os.listdir("/proc/self/fd")),
+            "objects": own_objects,
         }
         await cycles(server, WARM_UP)
-        gc.collect()
         before = {name: count() for name, count in counts.items()}
         blocks, memory, began = sys.getallocatedblocks(), resident_memory(), time.monotonic()
 
@@ -115,5 +122,7 @@ async def test_twenty_thousand_connections_leave_nothing(anyio_backend_name: str
     )
     assert after == before
     assert ended == dict.fromkeys([(True, 4001), (True, 4002)], (WARM_UP + CYCLES) // 2)
-    assert more_blocks < CYCLES / 20, "not one block of Python's memory for every twentieth connection"
+    # trio keeps up to a thousand deadlines that were cancelled, the client's, of a few blocks each.
+    kept = 6 * 1000 if anyio_backend_name == "trio" else 0
+    assert more_blocks - kept < CYCLES / 20, "not one block of Python's memory for every twentieth connection"
     assert more_memory < 100 * CYCLES, "not a hundred bytes for a connection"
