@@ -137,9 +137,7 @@ class Cell:
         self.interrupted = False
         """Whether a crash or a cancelled hook ends the loop: the running hook has the teardown timeout."""
         self._killed_for: BaseException | None = None  # why the running hook is cancelled
-        self._last_hook: anyio.CancelScope | None = (
-            None  # of the hook that ends an incarnation, while it runs
-        )
+        self._last_hook: anyio.CancelScope | None = None  # of the hook of the end, while it runs
         self._asked: Asked | None = None  # what the running hook is to answer
         self._hook_timer: Timer | None = None
         self._parker = runtime.backend.parker()

@@ -168,10 +168,3 @@ class Draining:
 
 def _clean(cell: ConnectionCell) -> bool:
     return cell.report is not None and cell.report.clean
-
-
-async def drain(
-    runtime: Runtime, cells: Sequence[ConnectionCell], *, close: Close, within: float, spread: float
-) -> DrainReport:
-    """Close ``cells`` at uniform times within ``spread`` seconds; abort what is left after ``within``."""
-    return await Draining(runtime, cells, close=close, within=within, spread=spread).run()

@@ -139,12 +139,6 @@ class AsyncioTransport(asyncio.Protocol):
         return self._peer
 
     @property
-    def socket_name(self) -> object:
-        """The address of this side, as ``getsockname`` gives it."""
-        assert self._transport is not None
-        return self._transport.get_extra_info("sockname")
-
-    @property
     def descriptor(self) -> int | None:
         sock = None if self._transport is None else self._transport.get_extra_info("socket")
         return None if sock is None else int(sock.fileno())

@@ -71,11 +71,6 @@ class TrioTransport:
     def descriptor(self) -> int | None:
         return self._socket.fileno()
 
-    @property
-    def socket_name(self) -> object:
-        """The address of this side, as ``getsockname`` gives it."""
-        return self._socket.getsockname()
-
     # -- the two tasks -------------------------------------------------------------------------
 
     async def run(self) -> None:

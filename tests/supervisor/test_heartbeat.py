@@ -6,18 +6,17 @@ In virtual time over the memory transport, and in short real times over sockets.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, ClassVar
 
 import anyio
 import pytest
 
+import tests.witness
 from actors import ConnectionActor, ExitReason, Initiator
 from actors.mailbox import Bounds
-from actors.testing import Client, ManualClock, connected, settled
+from actors.testing import Client, ManualClock, settled
 from supervisor import Heartbeat, Policy, Timeouts
-from supervisor.watch import Watch
 from tests.raw import PING, PONG, RawClient, encode, encode_close, raw_client
 from tests.witness import serving
 
@@ -32,15 +31,11 @@ class Echo(ConnectionActor):
         await self.send(message)
 
 
-@asynccontextmanager
-async def watched(
+def watched(
     clock: ManualClock, policy: Policy = REGULAR, actor: type[ConnectionActor] = Echo, **limits: Any
-) -> AsyncIterator[Client]:
+) -> AbstractAsyncContextManager[Client]:
     """A connection that its policy is applied to, in virtual time."""
-    async with connected(actor, clock=clock, **limits) as client:
-        watch = Watch(client.cell, policy)
-        yield client
-        watch.cancel()
+    return tests.witness.watched(actor, policy, clock, **limits)
 
 
 def pings(client: Client) -> list[bytes]:
