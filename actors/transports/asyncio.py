@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast, final
 
 from actors.transports.transport import LINGER_PAUSE, LINGER_RATE, Sink
@@ -15,11 +17,13 @@ HIGH_WATER = 64 * 1024
 class AsyncioTransport(asyncio.Protocol):
     """One accepted connection.  ``connected`` is called with it once; it sets the ``sink``.
 
-    What is written within one turn of the event loop goes out with one call.
+    What is written within one turn of the event loop goes out with one call.  After ``wait_for_tls`` it
+    exists before the event loop has a transport for it.
     """
 
     __slots__ = (
         "_at_once",
+        "_before_tls",
         "_connected",
         "_ended",
         "_flushing",
@@ -54,6 +58,7 @@ class AsyncioTransport(asyncio.Protocol):
         self._high_water = high_water
         self._transport: asyncio.Transport | None = None
         self._peer = "unix"
+        self._before_tls: tuple[socket.socket, Callable[[], object]] | None = None
         self._out: list[bytes] = []
         self._pending = 0
         self._flushing = False
@@ -66,6 +71,23 @@ class AsyncioTransport(asyncio.Protocol):
         self._slowed: asyncio.TimerHandle | None = None
         self.congested = False
         self.coupled = True
+
+    def wait_for_tls(self, sock: socket.socket, abandon: Callable[[], object]) -> None:
+        """Take part before the handshake on ``sock`` is done, which ``abandon`` ends.
+
+        What is written meanwhile goes out behind it.
+        """
+        self._before_tls = sock, abandon
+        with suppress(OSError):  # gone already: the handshake will tell
+            self._peer = format_address(sock.getpeername())
+        self._connected(self)
+
+    def tls_is_over(self) -> None:
+        """The handshake has ended; if it has failed, this is the end."""
+        if self._before_tls is not None:
+            self._before_tls[0].close()
+            self._before_tls = None
+            self.connection_lost(None)
 
     def hand_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Let ``protocol`` have the connection, with what is queued; gives the event loop's transport."""
@@ -89,10 +111,17 @@ class AsyncioTransport(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         transport.set_write_buffer_limits(high=self._high_water)
+        if self._before_tls is not None:
+            self._before_tls = None
+            if self._ended:
+                self.end(linger=False)
+            else:
+                self._flush()
+                self._apply_reading()
+            return
         self._peer = format_address(transport.get_extra_info("peername"))
         # uvloop gathers what is written within a turn by itself; but TLS makes a record of every write.
-        gathers = not isinstance(self._loop, asyncio.BaseEventLoop)
-        self._at_once = gathers and transport.get_extra_info("ssl_object") is None
+        self._at_once = not isinstance(self._loop, asyncio.BaseEventLoop)
         self._connected(self)
 
     def data_received(self, data: bytes) -> None:
@@ -154,6 +183,8 @@ class AsyncioTransport(asyncio.Protocol):
 
     @property
     def descriptor(self) -> int | None:
+        if self._before_tls is not None:
+            return self._before_tls[0].fileno()
         sock = None if self._transport is None else self._transport.get_extra_info("socket")
         return None if sock is None else int(sock.fileno())
 
@@ -213,10 +244,10 @@ class AsyncioTransport(asyncio.Protocol):
 
     def end(self, *, linger: bool) -> None:
         transport = self._transport
+        self._ended = True
         if transport is None or self._lost:
             return
         self._flush()
-        self._ended = True
         if linger and transport.can_write_eof():
             self._apply_reading()
             transport.write_eof()
@@ -227,7 +258,9 @@ class AsyncioTransport(asyncio.Protocol):
         self._ended = True
         self._out.clear()
         self._pending = 0
-        if self._transport is not None and not self._lost:
+        if self._before_tls is not None:
+            self._before_tls[1]()
+        elif self._transport is not None and not self._lost:
             self._transport.abort()
 
 
