@@ -18,6 +18,8 @@ from enum import Enum, auto
 class ClosingState(Enum):
     """How far the closing handshake of one connection is."""
 
+    __hash__ = object.__hash__  # an Enum's own hashes the name, in Python
+
     OPEN = auto()
     """Messages flow both ways."""
     PENDING = auto()
@@ -32,6 +34,8 @@ class ClosingState(Enum):
 
 class Signal(Enum):
     """What happened to a connection."""
+
+    __hash__ = object.__hash__  # as above
 
     DEFER = auto()
     """A close is wanted behind the queued messages, or after a notice and its grace."""

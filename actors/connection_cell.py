@@ -414,11 +414,8 @@ class ConnectionCell(Cell):
     def _wire_ended(self) -> None:
         websocket, initiator = self.websocket, self._initiator
         sent, received = websocket.sent, websocket.received
-        code, reason = {
-            Initiator.LOCAL: sent,
-            Initiator.PEER: received,
-            Initiator.TRANSPORT: (int(CloseCode.ABNORMAL_CLOSURE), ""),
-        }[initiator] or (int(CloseCode.ABNORMAL_CLOSURE), "")
+        first = sent if initiator is Initiator.LOCAL else received if initiator is Initiator.PEER else None
+        code, reason = first or (int(CloseCode.ABNORMAL_CLOSURE), "")
         self.report = CloseReport(
             code=code,
             reason=reason,

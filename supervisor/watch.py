@@ -14,7 +14,7 @@ from actors.cell import Cell
 from actors.connection_cell import ConnectionCell
 from actors.errors import HandlerTimeout
 from actors.timers import Timer
-from supervisor.policies import CLOSE_FOR, Facts, Policy, Verdict, examine
+from supervisor.policies import CLOSE_FOR, Facts, Policy, Verdict, examine, patience
 
 LATE = 1.0
 """Seconds: a look that comes later than this after its time says that the process stood still."""
@@ -36,13 +36,14 @@ class Watch:
         self._lifetime_ends = math.inf if lifetime is None else now + lifetime * _spread(_LIFETIME_JITTER)
         self._next_ping = now + self._interval()
         self._ping_sent: float | None = None
-        _, first_look = examine(policy, self._facts(), now)
+        first_look = min(self._lifetime_ends, self._next_ping, now + patience(policy))
         self._timer: Timer = cell.runtime.timers.at(_together(first_look, now), self.look)
         cell.on_congested = self._congested
 
     def cancel(self) -> None:
         """Look no more: the connection has ended."""
         self._timer.cancel()
+        self._cell.on_congested = None
 
     def look(self) -> None:
         """Do what is due, and set the time of the next look."""
