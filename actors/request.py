@@ -11,7 +11,8 @@ def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
     """Put the values of every name together; tuples of text are no work for the garbage collector."""
     gathered: dict[str, tuple[str, ...]] = {}
     for name, value in pairs:
-        gathered[name] = (*gathered.get(name, ()), value)
+        known = gathered.get(name)
+        gathered[name] = (value,) if known is None else (*known, value)
     return gathered
 
 

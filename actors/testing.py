@@ -273,7 +273,6 @@ async def connected(
         runtime.spawn(client.run, name="client")
         try:
             handshake = Handshake(heads[0], client=client.transport.peer)
-            handshake.protocol.max_message_size = max_message
             spoken = tuple(actor.subprotocols) or offered_subprotocols(actor.codec)
             request = handshake.negotiate(spoken, path_params or {})
             answer: Any = actor.on_upgrade(request)
@@ -297,7 +296,9 @@ async def connected(
             **limits,
         )
         client.transport.write(handshake.accept())
-        cell.websocket = WebSocket(client.transport, handshake.protocol, cell, runtime.clock)
+        cell.websocket = WebSocket(
+            client.transport, handshake.protocol, cell, runtime.clock, max_message=max_message
+        )
         client.transport.sink = cell.websocket
         runtime.spawn(cell.run, name=cell.id)
         try:

@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, unquote
 
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
-from websockets.protocol import CONNECTING, OPEN, SERVER, Protocol
+from websockets.protocol import CONNECTING, Protocol
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
@@ -120,33 +120,43 @@ class _Protocol(ServerProtocol):
 class Handshake:
     """The opening handshake as a function of the request's head; no I/O."""
 
-    __slots__ = ("_head", "_http_request", "_plain_key", "path", "protocol", "query", "request", "response")
+    __slots__ = (
+        "_client",
+        "_head",
+        "_http_request",
+        "_plain_key",
+        "headers",
+        "path",
+        "protocol",
+        "query",
+        "request",
+        "response",
+    )
 
-    protocol: Protocol
+    protocol: Protocol | None
+    """What read the head; ``None`` for a plain one."""
+    request: Request
+    """What hooks see, from ``negotiate`` on."""
     _http_request: HttpRequest | None
 
     def __init__(self, head: bytes, *, client: str) -> None:
         self._head = head
+        self._client = client
         self._http_request = None
         self._plain_key: str | None = None
+        self.protocol = None
         self.response: Response | None = None
         # The protocol's log tells about the handshake what the fast lane would have to repeat.
         plain = None if wire_logger.isEnabledFor(logging.INFO) else read_plain_head(head)
         if plain is not None:
             target, fields, self._plain_key = plain
-            self.protocol = Protocol(SERVER, state=OPEN, logger=wire_logger)
         else:
             self._http_request = http_request = self._parse(head)
             target, fields = http_request.path, list(http_request.headers.raw_items())
         if len(fields) > MAX_FIELDS:
             raise HandshakeRefused(431, f"the request has more than {MAX_FIELDS} header fields")
         self.path, self.query = split_target(target)
-        self.request = Request(
-            path=unquote(self.path),
-            query_params=QueryParams(parse_qsl(self.query, keep_blank_values=True) if self.query else ()),
-            headers=Headers(fields),
-            client=client,
-        )
+        self.headers = Headers(fields)
 
     def _parse(self, head: bytes) -> HttpRequest:
         self.protocol = protocol = _Protocol(logger=wire_logger)
@@ -177,15 +187,13 @@ class Handshake:
         subprotocol = None  # a plain head offers none
         if self._plain_key is None or compression:
             subprotocol = self._ask_protocol(subprotocols, compression)
-        asked = self.request
         self.request = Request(
-            path=asked.path,
+            path=unquote(self.path),
             path_params=path_params,
-            query_params=asked.query_params,
-            headers=asked.headers,
-            client=client or asked.client,
+            query_params=QueryParams(parse_qsl(self.query, keep_blank_values=True) if self.query else ()),
+            headers=self.headers,
+            client=client or self._client,
             subprotocol=subprotocol,
-            state=asked.state,
         )
         return self.request
 
