@@ -98,7 +98,7 @@ class ConnectionSupervisor:
         now = cell.runtime.clock()
         delay = child.backoff.next_delay(now - child.born_at, random.random())
         child.born_at = now + delay
-        tell(self._around.hooks, ActorRestarted(cell.ref, cell.incarnation.number + 1))
+        tell(self._around.hooks, ActorRestarted(cell.ref, cell.incarnation_number + 1))
         return delay
 
     def exited(self, cell: Cell) -> None:
@@ -137,7 +137,7 @@ class ConnectionSupervisor:
                 cell,
                 f"{cell.kind} {cell.id} {cell.request.path}",
                 child.born_at,
-                cell.incarnation.number,
+                cell.incarnation_number,
                 None if child.window is None else child.window.left(now),
                 "connection",
             )

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast, final
 
-from actors.transports.transport import Sink
+from actors.transports.transport import NOBODY, Sink
 
 HIGH_WATER = 64 * 1024
 
@@ -107,7 +107,8 @@ class AsyncioTransport(asyncio.Protocol):
         self._lost = self._ended = True
         self._out.clear()
         self._pending = 0
-        self.sink.lost()
+        sink, self.sink = self.sink, NOBODY
+        sink.lost()
 
     def pause_writing(self) -> None:
         self._full = self.congested = True

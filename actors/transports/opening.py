@@ -233,7 +233,9 @@ class Handshake:
 def refusal(refused: HandshakeRefused) -> bytes:
     """The bytes of an HTTP response that refuses an upgrade; the connection ends behind it."""
     text = refused.text + "\n" if refused.text else ""
-    response = _Protocol(logger=wire_logger).reject(HTTPStatus(refused.status), text)
+    protocol = _Protocol(logger=wire_logger)
+    protocol.parser.close()  # a generator that knows the protocol, too
+    response = protocol.reject(HTTPStatus(refused.status), text)
     for name, value in refused.headers.items():
         response.headers.pop(name, None)  # setting would add a second field
         response.headers[name] = value
@@ -276,13 +278,19 @@ class Opening:
     def refuse(self, refused: HandshakeRefused) -> None:
         """Answer with an HTTP status and end the connection."""
         self._transport.sink = _Refused(self._transport, self._gone)
+        self._let_go()
         self._transport.resume()
         self._transport.write(refusal(refused))
         self._transport.end(linger=True)
 
     def rest(self) -> bytes:
-        """Take what came behind the head."""
+        """Take what came behind the head, and the place of this sink."""
+        self._let_go()
         return self._reader.rest()
+
+    def _let_go(self) -> None:
+        """Another sink follows; whoever has asked for this one knows it, too."""
+        self._asked = self._gone = _nobody
 
     def eof(self) -> None:
         """The peer does not wait for the answer: there is nobody to talk to."""
@@ -290,10 +298,16 @@ class Opening:
 
     def lost(self) -> None:
         """The peer is gone."""
-        self._gone()
+        gone = self._gone
+        self._let_go()
+        gone()
 
     def writable(self) -> None:
         """Nothing waits for that here."""
+
+
+def _nobody(head: bytes = b"") -> None:
+    """What nobody asked for, any more."""
 
 
 @final

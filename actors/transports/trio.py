@@ -7,7 +7,7 @@ from typing import final
 import trio
 
 from actors.transports.asyncio import HIGH_WATER, format_address
-from actors.transports.transport import Sink
+from actors.transports.transport import NOBODY, Sink
 from actors.wakeup import TrioParker
 
 READ_SIZE = 64 * 1024
@@ -131,7 +131,8 @@ class TrioTransport:
             self._lost = True
             self._reader.wake()
             self._writer.wake()
-            self.sink.lost()
+            sink, self.sink = self.sink, NOBODY
+            sink.lost()
 
     # -- called by the sink --------------------------------------------------------------------
 

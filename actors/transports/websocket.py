@@ -266,7 +266,11 @@ class WebSocket:
         """The connection is gone."""
         self._finished = True
         self._kept = b""  # reading was paused: it is lost as what the kernel has
-        self._receiver.ended()
+        receiver = self._receiver
+        del self._receiver  # it knows this WebSocket, too, and a parser its protocol
+        if self._protocol is not None:
+            self._protocol.parser.close()
+        receiver.ended()
 
     def writable(self) -> None:
         """The transport has room."""
