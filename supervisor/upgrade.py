@@ -7,7 +7,7 @@ The way through this file: ``Upgrade`` -> ``_asked`` (the head is there: route, 
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 from collections.abc import Callable
 from http import HTTPStatus
 from types import CoroutineType
@@ -134,7 +134,7 @@ class Upgrade:
         cell = ConnectionCell(
             server.runtime,
             terms.actor,
-            id=secrets.token_hex(8),
+            id=os.urandom(8).hex(),
             request=handshake.request,
             codec=codec,
             bounds=terms.bounds,

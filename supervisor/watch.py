@@ -152,4 +152,4 @@ def _together(look: float, now: float) -> float:
 
 def _spread(jitter: float) -> float:
     """A factor around 1, so that what began together does not end together."""
-    return 1 + random.uniform(-jitter, jitter)
+    return 1 + jitter * (2 * random.random() - 1)

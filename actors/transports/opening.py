@@ -37,6 +37,7 @@ MAX_FIELDS = 100
 
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r\n]*websocket", re.IGNORECASE)
 _HOST = re.compile(r"[^/?]*")
+_NO_QUERY = QueryParams()
 
 
 class HandshakeRefused(Exception):
@@ -62,6 +63,8 @@ class HeadReader:
     def feed(self, data: bytes) -> bytes | None:
         """Give the head with its empty line once it is there; raises ``HandshakeRefused`` (431)."""
         buffer = self._buffer
+        if not buffer and data.find(b"\r\n\r\n") == len(data) - 4 and 4 <= len(data) <= MAX_HEAD:
+            return data  # a head comes alone and at once, but for clients that are slow or do not wait
         buffer += data
         end = buffer.find(b"\r\n\r\n", self._searched)
         if end < 0:
@@ -149,14 +152,15 @@ class Handshake:
         # The protocol's log tells about the handshake what the fast lane would have to repeat.
         plain = None if wire_logger.isEnabledFor(logging.INFO) else read_plain_head(head)
         if plain is not None:
-            target, fields, self._plain_key = plain
+            target, values, self._plain_key = plain
+            count, self.headers = len(values), Headers.of(values)
         else:
             self._http_request = http_request = self._parse(head)
             target, fields = http_request.path, list(http_request.headers.raw_items())
-        if len(fields) > MAX_FIELDS:
+            count, self.headers = len(fields), Headers(fields)
+        if count > MAX_FIELDS:
             raise HandshakeRefused(431, f"the request has more than {MAX_FIELDS} header fields")
         self.path, self.query = split_target(target)
-        self.headers = Headers(fields)
 
     def _parse(self, head: bytes) -> HttpRequest:
         self.protocol = protocol = _Protocol(logger=wire_logger)
@@ -190,7 +194,9 @@ class Handshake:
         self.request = Request(
             path=unquote(self.path),
             path_params=path_params,
-            query_params=QueryParams(parse_qsl(self.query, keep_blank_values=True) if self.query else ()),
+            query_params=QueryParams(parse_qsl(self.query, keep_blank_values=True))
+            if self.query
+            else _NO_QUERY,
             headers=self.headers,
             client=client or self._client,
             subprotocol=subprotocol,
