@@ -59,6 +59,11 @@ class CellState(Enum):
     STOPPED = auto()
 
 
+ALIVE = (CellState.STARTING, CellState.RUNNING)
+"""Nothing has ended the actor yet."""
+_OVER = (CellState.TEARING_DOWN, CellState.STOPPED)
+
+
 class Cell:
     """One actor at work.  For the thread of its event loop, but for what ``ActorRef`` calls."""
 
@@ -167,7 +172,7 @@ class Cell:
     def incarnation(self) -> Incarnation:
         """The life that the actor has now, with its tasks, resources and timers."""
         if self._incarnation is None:
-            over = self.state in (CellState.TEARING_DOWN, CellState.STOPPED)
+            over = self.state in _OVER
             self._incarnation = Incarnation(self, self.incarnation_number, ended=over)
         return self._incarnation
 
@@ -223,7 +228,7 @@ class Cell:
                 fresh = False  # the hook was cancelled, and its actor goes on
             else:
                 break
-        while self.state in (CellState.STARTING, CellState.RUNNING):
+        while self.state in ALIVE:
             await self._parker.park()
         if self._task is task:
             self._task = None
@@ -397,7 +402,7 @@ class Cell:
                 message.fail(ActorStopped(f"{self.ref!r} crashed before it answered"))
 
     def _end_because(self, error: BaseException) -> None:
-        if self.state in (CellState.STARTING, CellState.RUNNING):
+        if self.state in ALIVE:
             self.error = error
             self.exit_with(reason_of(error))
 
@@ -407,7 +412,7 @@ class Cell:
 
     def exit_with(self, reason: ExitReason) -> None:
         """End the actor for ``reason``; the first reason stays."""
-        if self.state in (CellState.STARTING, CellState.RUNNING):
+        if self.state in ALIVE:
             self.exit_reason = reason
             self.end_loop()
 
@@ -473,7 +478,7 @@ class Cell:
     # -- the teardown --------------------------------------------------------------------------
 
     async def _tear_down(self) -> None:
-        if self.state in (CellState.TEARING_DOWN, CellState.STOPPED):
+        if self.state in _OVER:
             return
         self.state = CellState.TEARING_DOWN
         began = self.runtime.clock()
@@ -581,7 +586,7 @@ class Cell:
     def _put_control(self, message: object) -> None:
         if isinstance(message, Down):
             self._monitored.pop(message.ref._cell, None)
-        if self.state in (CellState.STARTING, CellState.RUNNING):
+        if self.state in ALIVE:
             self.mailbox.put_control(message)
             self._parker.wake()
 

@@ -11,6 +11,7 @@ from actors.cell import Cell, Reaction
 from actors.connection_cell import ConnectionCell
 from actors.mailbox import Bounds
 from actors.messages import Close
+from actors.timers import Timer
 from supervisor.admission import Gate, Ticket
 from supervisor.events import ActorCrashed, ActorRestarted, ConnectionClosed, ConnectionOpened, tell
 from supervisor.inspection import Description, describe_cell
@@ -67,9 +68,9 @@ class ConnectionSupervisor:
         self._emptied = around.runtime.backend.parker()
         self.view = Connections(self._cells)
 
-    def start(self, cell: ConnectionCell, policy: Policy, ticket: Ticket) -> None:
-        """Take over a cell whose WebSocket is open, and its place; the caller runs it."""
-        self._cells[cell] = _Child(policy, Watch(cell, policy), ticket, cell.runtime.clock())
+    def start(self, cell: ConnectionCell, policy: Policy, ticket: Ticket, timer: Timer | None) -> None:
+        """Take over a cell whose WebSocket is open, its place and its timer; the caller runs it."""
+        self._cells[cell] = _Child(policy, Watch(cell, policy, timer), ticket, cell.runtime.clock())
         self._around.registry.register(cell.id, cell.ref)
         request = cell.request
         tell(self._around.hooks, ConnectionOpened(cell.id, request.path, request.client, request.subprotocol))

@@ -160,8 +160,8 @@ class Upgrade:
             control_burst=limits.control_burst,
         )
         cell.websocket = websocket
-        self._over()
-        tree.start(cell, policy, self._ticket)
+        server.upgrades.discard(self)
+        tree.start(cell, policy, self._ticket, self._deadline)
         transport.sink = websocket
         rest = self._opening.rest()
         if rest:

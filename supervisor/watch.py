@@ -28,7 +28,8 @@ class Watch:
 
     __slots__ = ("_cell", "_lifetime_ends", "_next_ping", "_ping_sent", "_policy", "_timer")
 
-    def __init__(self, cell: ConnectionCell, policy: Policy) -> None:
+    def __init__(self, cell: ConnectionCell, policy: Policy, timer: Timer | None = None) -> None:
+        """Take over ``timer``, that of the handshake perhaps, if there is one."""
         self._cell = cell
         self._policy = policy
         now = cell.runtime.clock()
@@ -36,8 +37,13 @@ class Watch:
         self._lifetime_ends = math.inf if lifetime is None else now + lifetime * _spread(_LIFETIME_JITTER)
         self._next_ping = now + self._interval()
         self._ping_sent: float | None = None
-        first_look = min(self._lifetime_ends, self._next_ping, now + patience(policy))
-        self._timer: Timer = cell.runtime.timers.at(_together(first_look, now), self.look)
+        first_look = _together(min(self._lifetime_ends, self._next_ping, now + patience(policy)), now)
+        timers = cell.runtime.timers
+        if timer is None:
+            timer = timers.at(first_look, self.look)
+        else:
+            timers.pass_on(timer, first_look, self.look)
+        self._timer = timer
         cell.on_congested = self._congested
 
     def cancel(self) -> None:

@@ -80,7 +80,8 @@ class AsyncioTransport(asyncio.Protocol):
         transport.set_write_buffer_limits(high=self._high_water)
         transport.set_protocol(self)
         self._full = self.congested = transport.get_write_buffer_size() > self._high_water
-        self.resume()
+        self._paused = False
+        self._apply_reading()
 
     # -- called by the event loop --------------------------------------------------------------
 
@@ -182,12 +183,14 @@ class AsyncioTransport(asyncio.Protocol):
             self._transport.write(data)
 
     def pause(self) -> None:
-        self._paused = True
-        self._apply_reading()
+        if not self._paused:
+            self._paused = True
+            self._apply_reading()
 
     def resume(self) -> None:
-        self._paused = False
-        self._apply_reading()
+        if self._paused:
+            self._paused = False
+            self._apply_reading()
 
     def _apply_reading(self) -> None:
         transport = self._transport
