@@ -190,6 +190,11 @@ class WebSocket:
         self._reading = True
         while self._kept and not self._paused:
             kept, start = self._kept, self._kept_from
+            if self._protocol is None and not self._finished:
+                close = read_close(kept, start)
+                if close is not None:
+                    self._peer_closed(*close)
+                    break
             if self._between_frames:
                 messages, end = read_frames(kept, self._max_message, start)
                 self._keep_from(end)
@@ -199,9 +204,6 @@ class WebSocket:
             if self._finished:
                 self._kept = b""  # RFC 6455, section 7.1.7: nothing behind a failure or a Close is looked at
                 break
-            if self._protocol is None and (close := read_close(kept, start)) is not None:
-                self._peer_closed(*close)
-                continue
             end = min(start + self._step, len(kept))
             self._keep_from(end)
             self._parse(kept if end - start == len(kept) else kept[start:end])
@@ -231,6 +233,7 @@ class WebSocket:
             self.transport.write(close_frame(payload))
         self._muted = self._finished = True
         self._between_frames = False
+        self._kept = b""  # as in ``_read``: nothing behind a Close is looked at
         self._receiver.peer_closed()
 
     def _parse(self, data: bytes) -> None:
