@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast, final
 
-from actors.transports.transport import NOBODY, Sink
+from actors.transports.transport import LINGER_PAUSE, LINGER_RATE, NOBODY, Sink
 
 HIGH_WATER = 64 * 1024
 
@@ -31,6 +31,7 @@ class AsyncioTransport(asyncio.Protocol):
         "_paused",
         "_peer",
         "_pending",
+        "_slowed",
         "_transport",
         "_unheld",
         "congested",
@@ -62,6 +63,7 @@ class AsyncioTransport(asyncio.Protocol):
         self._paused = False
         self._ended = False
         self._lost = False
+        self._slowed: asyncio.TimerHandle | None = None
         self.congested = False
         self.coupled = True
 
@@ -96,6 +98,16 @@ class AsyncioTransport(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.sink.data(data)
+        if self._ended:
+            self._read_on_slowly(len(data))
+
+    def _read_on_slowly(self, size: int) -> None:
+        transport = self._transport
+        assert transport is not None, "it has read"
+        if not self._lost and not transport.is_closing():
+            transport.pause_reading()
+            delay = LINGER_PAUSE + size / LINGER_RATE
+            self._slowed = self._loop.call_later(delay, self._apply_reading)
 
     def eof_received(self) -> bool:
         # A half-closed socket stays usable, a half-closed TLS session does not exist (RFC 8446, 6.1).
@@ -108,6 +120,8 @@ class AsyncioTransport(asyncio.Protocol):
         self._lost = self._ended = True
         self._out.clear()
         self._pending = 0
+        if self._slowed is not None:
+            self._slowed.cancel()
         sink, self.sink = self.sink, NOBODY
         sink.lost()
 

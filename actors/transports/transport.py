@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from typing import Protocol, final
 
+LINGER_RATE = 4 * 1024 * 1024
+"""Bytes a second that are read from a peer whose end alone is awaited: a flood costs little then."""
+LINGER_PAUSE = 0.001
+"""Seconds besides between two such reads."""
+
 
 class Sink(Protocol):
     """Who gets the bytes: the upgrade first, then the WebSocket."""
@@ -72,7 +77,7 @@ class Transport(Protocol):
 
         With ``linger`` only our side is ended and reading goes on until the peer ends its own:
         closing a socket with unread bytes makes the kernel send RST, which may overtake what was
-        written (RFC 1122, section 4.2.2.13).
+        written (RFC 1122, section 4.2.2.13).  It goes on slowly, at ``LINGER_RATE``.
         """
 
     def abort(self) -> None:

@@ -7,7 +7,7 @@ from typing import final
 import trio
 
 from actors.transports.asyncio import HIGH_WATER, format_address
-from actors.transports.transport import NOBODY, Sink
+from actors.transports.transport import LINGER_PAUSE, LINGER_RATE, NOBODY, Sink
 from actors.wakeup import TrioParker
 
 READ_SIZE = 64 * 1024
@@ -86,6 +86,8 @@ class TrioTransport:
                 if not data:
                     break
                 self.sink.data(bytes(data))
+                if self._ended and not self._lost:
+                    await trio.sleep(LINGER_PAUSE + len(data) / LINGER_RATE)
             self.sink.eof()
             while not self._lost:  # the writer may still have something to send
                 await self._reader.park()
