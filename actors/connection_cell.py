@@ -16,7 +16,7 @@ from dataclasses import replace
 from types import CoroutineType
 from typing import Any
 
-from actors.cell import STOP, Cell, CellState, Reaction, reason_of
+from actors.cell import ALIVE, STOP, Cell, CellState, Reaction, reason_of
 from actors.closing import Action, ClosingState, Signal, step
 from actors.codecs import Codec, RawCodec
 from actors.codes import CloseCode, fit_reason
@@ -33,6 +33,8 @@ from actors.transports.websocket import WebSocket
 from actors.wakeup import Parker, Waiter
 
 _REFUSED = object()
+_PEER_CLOSES = Close(exit_reason=ExitReason.NORMAL)
+_STREAM_ENDS = Close(exit_reason=ExitReason.CONNECTION_LOST)
 
 
 class _DrainMarker(Marker):
@@ -316,7 +318,7 @@ class ConnectionCell(Cell):
         """Close with 1011 and an empty reason: no detail leaks to the peer."""
         if self.state is CellState.STOPPING:
             self.end_loop()  # what the peer sent before its end is not for an actor that crashed
-        elif self.error is None and self.state in (CellState.STARTING, CellState.RUNNING):
+        elif self.error is None and self.state in ALIVE:
             self.error = error
             self.exit_with(reason_of(error))
             self._clear()
@@ -324,7 +326,7 @@ class ConnectionCell(Cell):
     @property
     def restartable(self) -> bool:
         """Whether a crash may still lead to a new incarnation: the socket is open."""
-        return super().restartable and not self.closing
+        return self.state is CellState.RUNNING and not self.closing
 
     async def _end_life(self) -> bool:
         """As any cell, with reading paused meanwhile."""
@@ -362,27 +364,34 @@ class ConnectionCell(Cell):
     def _signal(self, signal: Signal) -> None:
         """Ask the table, and do what it says."""
         self._state, actions = step(self._state, signal)
-        self.closing = self._state not in (ClosingState.OPEN, ClosingState.PENDING)
-        transport = self.websocket.transport
         for action in actions:
-            if action is Action.SEND_CLOSE:
-                assert self._close is not None, "a close frame needs a close"
-                self.websocket.send_close(self._close.code, self._close.reason)
-                self.websocket.resume()  # a full mailbox must not hide the peer's Close frame
-                self.writable()
-            elif action is Action.START_DEADLINE:
-                if self._close_timeout is not None:
-                    self._close_deadline = self.runtime.timers.after(self._close_timeout, self._deadline)
-            elif action is Action.END_TCP:
-                self.websocket.resume()
-                transport.end(linger=signal is Signal.FAILURE)
-                self.writable()
-            elif action is Action.ABORT:
-                transport.abort()
-            else:
-                self._wire_ended()
-        if signal is Signal.FAILURE or Action.SEND_CLOSE in actions:
-            self._clear()
+            self.closing = True
+            _DO[action](self)
+
+    def _send_close(self) -> None:
+        assert self._close is not None, "a close frame needs a close"
+        self.websocket.send_close(self._close.code, self._close.reason)
+        self.websocket.resume()  # a full mailbox must not hide the peer's Close frame
+        self.writable()
+        self._clear()
+
+    def _start_deadline(self) -> None:
+        if self._close_timeout is not None:
+            self._close_deadline = self.runtime.timers.after(self._close_timeout, self._deadline)
+
+    def _end_tcp(self) -> None:
+        self.websocket.resume()
+        self.websocket.transport.end(linger=False)
+        self.writable()
+
+    def _linger(self) -> None:
+        self.websocket.resume()
+        self.websocket.transport.end(linger=True)
+        self.writable()
+        self._clear()
+
+    def _abort_tcp(self) -> None:
+        self.websocket.transport.abort()
 
     def _deadline(self) -> None:
         if self._state is ClosingState.CLOSED:
@@ -393,7 +402,7 @@ class ConnectionCell(Cell):
         """The peer's Close frame came, in answer to ours or before it."""
         if not self.closing:
             self._initiator = Initiator.PEER
-            self._begin(Close(exit_reason=ExitReason.NORMAL))
+            self._begin(_PEER_CLOSES)
         self._signal(Signal.PEER_CLOSE)
 
     def failed(self) -> None:
@@ -407,18 +416,15 @@ class ConnectionCell(Cell):
         """The stream ended."""
         if not self.closing:
             self._initiator = Initiator.TRANSPORT
-            self._begin(Close(exit_reason=ExitReason.CONNECTION_LOST))
+            self._begin(_STREAM_ENDS)
         self._signal(Signal.END)
         self.websocket.transport.end(linger=False)
 
     def _wire_ended(self) -> None:
         websocket, initiator = self.websocket, self._initiator
         sent, received = websocket.sent, websocket.received
-        code, reason = {
-            Initiator.LOCAL: sent,
-            Initiator.PEER: received,
-            Initiator.TRANSPORT: (int(CloseCode.ABNORMAL_CLOSURE), ""),
-        }[initiator] or (int(CloseCode.ABNORMAL_CLOSURE), "")
+        first = sent if initiator is Initiator.LOCAL else received if initiator is Initiator.PEER else None
+        code, reason = first or (int(CloseCode.ABNORMAL_CLOSURE), "")
         self.report = CloseReport(
             code=code,
             reason=reason,
@@ -475,6 +481,8 @@ class ConnectionCell(Cell):
 
     def _first_hook(self) -> Callable[[], Any] | None:
         assert self.actor is not None
+        if type(self.actor).on_connect is ConnectionActor.on_connect:
+            return None
         ended = self.state is CellState.STOPPING and self._initiator is Initiator.LOCAL
         return None if ended else self.actor.on_connect
 
@@ -498,3 +506,13 @@ class ConnectionCell(Cell):
         for message in self.mailbox.clear_data():
             self.dead_letter(message, "undelivered")
             self._late += not isinstance(message, Marker)
+
+
+_DO = {
+    Action.SEND_CLOSE: ConnectionCell._send_close,
+    Action.START_DEADLINE: ConnectionCell._start_deadline,
+    Action.END_TCP: ConnectionCell._end_tcp,
+    Action.LINGER: ConnectionCell._linger,
+    Action.ABORT: ConnectionCell._abort_tcp,
+    Action.TEAR_DOWN: ConnectionCell._wire_ended,
+}

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from actors import Request
 from actors.rates import TokenBucket
+from actors.request import Headers
 from actors.transports.opening import HandshakeRefused
 from supervisor.policies import NOT_GIVEN, NotGiven, check_count, check_seconds
 
@@ -163,6 +164,7 @@ class Gate:
             if isinstance(admission.origins, str)
             else frozenset(map(_origin_of, admission.origins))
         )
+        self._counted_as = lru_cache(maxsize=1024)(self._find_counted_as)
         self._addresses: dict[str, _Address] = {}
         self._keys: Counter[Hashable] = Counter()
         self._forget_at = MAX_ADDRESSES
@@ -191,9 +193,7 @@ class Gate:
 
     def arrive(self, peer: str, descriptor: int | None) -> tuple[Ticket, HandshakeRefused | None]:
         """A connection was accepted from ``peer``; give its place, and the refusal if there is one."""
-        host = _host_of(peer)
-        counted = host is None or not (_within(host, self._exempt) or _within(host, self._proxies))
-        ticket = Ticket(_group(host) if counted and host is not None else None)
+        ticket = Ticket(self._counted_as(peer.rpartition(":")[0]))
         self._enter(ticket)
         refused = None
         if descriptor is not None and descriptor >= descriptor_limit() - SPARE_DESCRIPTORS:
@@ -209,12 +209,12 @@ class Gate:
             self._refused_now += 1
         return ticket, refused
 
-    def client_of(self, peer: str, request: Request) -> str:
+    def client_of(self, peer: str, headers: Headers) -> str:
         """The address of the client: the peer's, or what trusted proxies say."""
         host = _host_of(peer) if self._proxies else None
         if host is None or not _within(host, self._proxies):
             return peer
-        chains = [chain for chain in (_forwarded(request), _x_forwarded_for(request)) if chain]
+        chains = [chain for chain in (_forwarded(headers), _x_forwarded_for(headers)) if chain]
         told = {self._believed(chain) for chain in chains}
         # A proxy that knows one of the two fields passes on what the client wrote into the other one.
         client = told.pop() if len(told) == 1 else None
@@ -281,6 +281,13 @@ class Gate:
 
     # ------------------------------------------------------------------------------------------
 
+    def _find_counted_as(self, host: str) -> str | None:
+        """Under which address a peer at ``host`` is counted; not at all on a Unix socket."""
+        address = _parse(host)
+        if address is None or _within(address, self._exempt) or _within(address, self._proxies):
+            return None
+        return _group(address)
+
     def _enter(self, ticket: Ticket) -> None:
         self._count += 1
         if ticket.address is not None:
@@ -291,8 +298,10 @@ class Gate:
         self._exit_address(ticket)
 
     def _exit_address(self, ticket: Ticket) -> None:
-        known = None if ticket.address is None else self._addresses.get(ticket.address)
-        if known is not None and ticket.address is not None:
+        if ticket.address is None:
+            return
+        known = self._addresses.get(ticket.address)
+        if known is not None:
             known.count -= 1
             if not known.count and (known.bucket is None or known.bucket.full_at() <= self._clock()):
                 del self._addresses[ticket.address]
@@ -397,9 +406,9 @@ def _within(host: IPAddress, nets: Sequence[Network]) -> bool:
     return any(host.version == net.version and host in net for net in nets)
 
 
-def _forwarded(request: Request) -> list[str]:
+def _forwarded(headers: Headers) -> list[str]:
     """The addresses of ``Forwarded`` (RFC 7239), the client's first; ``""`` for a hop that tells none."""
-    fields = request.headers.get_all("Forwarded")
+    fields = headers.get_all("Forwarded")
     return [_for(element) for element in ",".join(fields).split(",")] if fields else []
 
 
@@ -408,9 +417,9 @@ def _for(element: str) -> str:
     return next((value for name, _, value in pairs if name.strip().lower() == "for"), "")
 
 
-def _x_forwarded_for(request: Request) -> list[str]:
+def _x_forwarded_for(headers: Headers) -> list[str]:
     """The addresses of ``X-Forwarded-For``, the client's first."""
-    fields = request.headers.get_all("X-Forwarded-For")
+    fields = headers.get_all("X-Forwarded-For")
     return ",".join(fields).split(",") if fields else []
 
 

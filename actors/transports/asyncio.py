@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import cast, final
 
-from actors.transports.transport import LINGER_PAUSE, LINGER_RATE, Sink
+from actors.transports.transport import LINGER_PAUSE, LINGER_RATE, NOBODY, Sink
 
 HIGH_WATER = 64 * 1024
 
@@ -104,7 +104,8 @@ class AsyncioTransport(asyncio.Protocol):
         transport.set_write_buffer_limits(high=self._high_water)
         transport.set_protocol(self)
         self._full = self.congested = transport.get_write_buffer_size() > self._high_water
-        self.resume()
+        self._paused = False
+        self._apply_reading()
 
     # -- called by the event loop --------------------------------------------------------------
 
@@ -150,7 +151,8 @@ class AsyncioTransport(asyncio.Protocol):
         self._pending = 0
         if self._slowed is not None:
             self._slowed.cancel()
-        self.sink.lost()
+        sink, self.sink = self.sink, NOBODY
+        sink.lost()
 
     def pause_writing(self) -> None:
         self._full = self.congested = True
@@ -226,12 +228,14 @@ class AsyncioTransport(asyncio.Protocol):
             self._transport.write(data)
 
     def pause(self) -> None:
-        self._paused = True
-        self._apply_reading()
+        if not self._paused:
+            self._paused = True
+            self._apply_reading()
 
     def resume(self) -> None:
-        self._paused = False
-        self._apply_reading()
+        if self._paused:
+            self._paused = False
+            self._apply_reading()
 
     def _apply_reading(self) -> None:
         transport = self._transport

@@ -1,6 +1,7 @@
 """The fast lane: whole, unfragmented, uncompressed data frames, read and written without the protocol.
 
-Our pings and their pongs too, since that is all that happens on an idle connection.
+Our pings and their pongs too, since that is all that happens on an idle connection, and whole Close frames,
+so that a connection on which nothing else is said never needs a protocol.
 
 The rules of this file:
 
@@ -15,6 +16,9 @@ from __future__ import annotations
 
 from struct import Struct
 
+from websockets.exceptions import ProtocolError
+from websockets.frames import Close
+
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # a platform without the package's C code
@@ -22,6 +26,8 @@ except ImportError:  # a platform without the package's C code
 
 _TEXT = 0x81
 _BINARY = 0x82
+_CLOSE = 0x88
+_CLOSE_BYTE = bytes((_CLOSE,))
 _MASKED = 0x80
 _TEXT_HEADERS = tuple(bytes((_TEXT, length)) for length in range(126))
 _BINARY_HEADERS = tuple(bytes((_BINARY, length)) for length in range(126))
@@ -79,6 +85,26 @@ def read_pong(data: bytes, position: int) -> bytes | None:
     if len(data) - position != 6 + PING_SIZE or data[position : position + 2] != _PONG_HEADER:
         return None
     return apply_mask(data[position + 6 :], data[position + 2 : position + 6])
+
+
+def read_close(data: bytes, position: int) -> tuple[bytes, Close] | None:
+    """Give the Close frame at ``position``, behind its payload as it came; ``None``: left to the protocol."""
+    if data[position : position + 1] != _CLOSE_BYTE or len(data) - position < 6:
+        return None
+    start = position + 6
+    end = start + data[position + 1] - _MASKED
+    if not start <= end <= min(len(data), start + 125):
+        return None
+    payload = apply_mask(data[start:end], data[start - 4 : start])
+    try:
+        return payload, Close.parse(payload)
+    except (ProtocolError, UnicodeDecodeError):
+        return None
+
+
+def close_frame(payload: bytes) -> bytes:
+    """A server's Close frame."""
+    return bytes((_CLOSE, len(payload))) + payload
 
 
 def header_of(length: int, *, text: bool) -> bytes:

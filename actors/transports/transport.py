@@ -6,7 +6,7 @@ raises towards it.  ``lost`` is the last call of all, and comes exactly once.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, final
 
 LINGER_RATE = 4 * 1024 * 1024
 """Bytes a second that are read from a peer whose end alone is awaited: a flood costs little then."""
@@ -28,6 +28,19 @@ class Sink(Protocol):
 
     def writable(self) -> None:
         """Senders may look again whether the transport is congested."""
+
+
+@final
+class Nobody:
+    """The sink of a connection that is gone: so the transport and its last sink do not hold each other."""
+
+    def data(self, data: bytes) -> None: ...
+    def eof(self) -> None: ...
+    def lost(self) -> None: ...
+    def writable(self) -> None: ...
+
+
+NOBODY = Nobody()
 
 
 class Transport(Protocol):

@@ -7,7 +7,7 @@ from typing import final
 import trio
 
 from actors.transports.asyncio import HIGH_WATER, format_address
-from actors.transports.transport import LINGER_PAUSE, LINGER_RATE, Sink
+from actors.transports.transport import LINGER_PAUSE, LINGER_RATE, NOBODY, Sink
 from actors.wakeup import TrioParker
 
 READ_SIZE = 64 * 1024
@@ -133,7 +133,8 @@ class TrioTransport:
             self._lost = True
             self._reader.wake()
             self._writer.wake()
-            self.sink.lost()
+            sink, self.sink = self.sink, NOBODY
+            sink.lost()
 
     # -- called by the sink --------------------------------------------------------------------
 

@@ -16,12 +16,20 @@ from typing import Protocol as Interface
 from websockets.exceptions import ProtocolError
 from websockets.frames import Close as CloseFrame
 from websockets.frames import Frame, Opcode
-from websockets.protocol import OPEN, Protocol
+from websockets.protocol import OPEN, SERVER, Protocol
 from websockets.streams import StreamReader
 
 from actors.codes import CloseCode
 from actors.rates import TokenBucket
-from actors.transports.fastlane import PING_HEADER, PING_SIZE, header_of, read_frames, read_pong
+from actors.transports.fastlane import (
+    PING_HEADER,
+    PING_SIZE,
+    close_frame,
+    header_of,
+    read_close,
+    read_frames,
+    read_pong,
+)
 from actors.transports.transport import Transport
 
 wire_logger = logging.getLogger("actors.wire")
@@ -87,23 +95,26 @@ class WebSocket:
         "opened_at",
         "ping_sent_at",
         "pings",
+        "received",
         "round_trip",
+        "sent",
         "transport",
     )
 
     def __init__(
         self,
         transport: Transport,
-        protocol: Protocol,
+        protocol: Protocol | None,
         receiver: Receiver,
         clock: Callable[[], float],
         *,
+        max_message: int | None,
         max_fragments: int | None = None,
         control_rate: float | None = None,
         control_burst: int = 40,
     ) -> None:
         self.transport = transport
-        self._protocol = protocol
+        self._protocol = protocol  # None until there is something that the fast lane leaves to it
         self._receiver = receiver
         self._clock = clock
         now = clock()
@@ -124,8 +135,10 @@ class WebSocket:
         self._control_rate = control_rate
         self._control_burst = control_burst
         self._control: TokenBucket | None = None
-        self._max_message = sys.maxsize if protocol.max_message_size is None else protocol.max_message_size
-        self._plain = not protocol.extensions
+        self._max_message = sys.maxsize if max_message is None else max_message
+        if protocol is not None:
+            protocol.max_message_size = self._max_message
+        self._plain = protocol is None or not protocol.extensions
         self._between_frames = self._plain
         self._kept = b""  # what was read and not taken apart yet, from the next position on
         self._kept_from = 0
@@ -136,6 +149,10 @@ class WebSocket:
         self._text = False
         self._finished = False  # the peer's Close or a failure was reported: frames mean nothing now
         self._muted = False  # a Close frame of ours is out: nothing may follow it
+        self.sent: tuple[int, str] | None = None
+        """Code and reason of our Close frame."""
+        self.received: tuple[int, str] | None = None
+        """Code and reason of the peer's Close frame; 1005 when it was empty."""
 
     # -- from the transport --------------------------------------------------------------------
 
@@ -173,6 +190,11 @@ class WebSocket:
         self._reading = True
         while self._kept and not self._paused:
             kept, start = self._kept, self._kept_from
+            if self._protocol is None and not self._finished:
+                close = read_close(kept, start)
+                if close is not None:
+                    self._peer_closed(*close)
+                    break
             if self._between_frames:
                 messages, end = read_frames(kept, self._max_message, start)
                 self._keep_from(end)
@@ -193,8 +215,29 @@ class WebSocket:
             position = 0
         self._kept_from = position
 
-    def _parse(self, data: bytes) -> None:
+    def _framing(self) -> Protocol:
+        """The protocol; made here, it gets to know what the fast lane has sent."""
         protocol = self._protocol
+        if protocol is None:
+            protocol = self._protocol = Protocol(SERVER, max_size=self._max_message, logger=wire_logger)
+            if self.sent is not None:
+                protocol.send_close(*self.sent)
+                protocol.data_to_send()
+        return protocol
+
+    def _peer_closed(self, payload: bytes, close: CloseFrame) -> None:
+        """The fast lane has read the peer's Close frame: answer it with its own (RFC 6455, section 5.5.1)."""
+        self.received = _pair(close)
+        if self.sent is None:
+            self.sent = self.received
+            self.transport.write(close_frame(payload))
+        self._muted = self._finished = True
+        self._between_frames = False
+        self._kept = b""  # as in ``_read``: nothing behind a Close is looked at
+        self._receiver.peer_closed()
+
+    def _parse(self, data: bytes) -> None:
+        protocol = self._framing()
         protocol.receive_data(data)
         frames = protocol.events_received()
         self._step = STEP if frames else 4 * self._step
@@ -202,12 +245,11 @@ class WebSocket:
             assert isinstance(frame, Frame), "the request was taken before the WebSocket was made"
             if not self._finished:
                 self._frame(frame)
-        self._look()
-        self._find_place()
+        self._look(protocol)
+        self._find_place(protocol)
 
-    def _find_place(self) -> None:
+    def _find_place(self, protocol: Protocol) -> None:
         """See whether the protocol stands between two frames, or since when a message is incomplete."""
-        protocol = self._protocol
         if protocol.current_size is None and _awaits_frame(protocol):
             self.assembling_since = None
             self._between_frames = self._plain and protocol.state is OPEN
@@ -219,14 +261,19 @@ class WebSocket:
     def eof(self) -> None:
         """The peer ended its side without a Close frame, or after it."""
         self._finished = True
-        self._protocol.receive_eof()
+        if self._protocol is not None:
+            self._protocol.receive_eof()
         self._receiver.ended()
 
     def lost(self) -> None:
         """The connection is gone."""
         self._finished = True
         self._kept = b""  # reading was paused: it is lost as what the kernel has
-        self._receiver.ended()
+        receiver = self._receiver
+        del self._receiver  # it knows this WebSocket, too, and a parser its protocol
+        if self._protocol is not None:
+            self._protocol.parser.close()
+        receiver.ended()
 
     def writable(self) -> None:
         """The transport has room."""
@@ -272,10 +319,11 @@ class WebSocket:
 
     def _fail(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455, section 7.1.7) for what the protocol does not know."""
-        if not self._finished and self._protocol.state is OPEN:
-            self._protocol.fail(code, reason)
-            self._protocol.parser_exc = ProtocolError(reason)
-            self._look()
+        protocol = self._framing()
+        if not self._finished and protocol.state is OPEN:
+            protocol.fail(code, reason)
+            protocol.parser_exc = ProtocolError(reason)
+            self._look(protocol)
 
     def _message(self, payload: bytes | bytearray | memoryview) -> None:
         self.last_message = self.last_received
@@ -290,9 +338,8 @@ class WebSocket:
         else:
             self._receiver.received(text)
 
-    def _look(self) -> None:
+    def _look(self, protocol: Protocol) -> None:
         """Send what the protocol wants to send, and report the end of the conversation once."""
-        protocol = self._protocol
         if not self._muted:
             pong = b""
             for chunk in protocol.data_to_send():
@@ -307,6 +354,7 @@ class WebSocket:
             protocol.data_to_send()
         if protocol.state is not OPEN:
             self._muted = True
+            self.sent, self.received = _pair(protocol.close_sent), _pair(protocol.close_rcvd)
             if self._finished:
                 return
             if protocol.parser_exc is not None:
@@ -345,7 +393,7 @@ class WebSocket:
                 self.transport.write(header)
                 self.transport.write(payload)
             return
-        protocol = self._protocol
+        protocol = self._framing()
         if isinstance(message, str):
             protocol.send_text(message.encode())
         else:
@@ -370,19 +418,15 @@ class WebSocket:
 
     def send_close(self, code: int, reason: str) -> None:
         """Queue our Close frame; the caller makes sure that none is out."""
-        self._between_frames = False
-        self._protocol.send_close(code, reason)
-        self._look()
-
-    @property
-    def sent(self) -> tuple[int, str] | None:
-        """Code and reason of our Close frame."""
-        return _pair(self._protocol.close_sent)
-
-    @property
-    def received(self) -> tuple[int, str] | None:
-        """Code and reason of the peer's Close frame; 1005 when it was empty."""
-        return _pair(self._protocol.close_rcvd)
+        protocol = self._protocol
+        if protocol is None:
+            self.sent = int(code), reason
+            self._muted = True
+            self.transport.write(close_frame(CloseFrame(code, reason).serialize()))
+        else:
+            self._between_frames = False
+            protocol.send_close(code, reason)
+            self._look(protocol)
 
 
 def frame_of(message: str | bytes) -> bytes:

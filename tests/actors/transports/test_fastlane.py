@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from websockets.frames import Close, Frame, Opcode
-from websockets.protocol import OPEN
+from websockets.frames import Frame, Opcode
+from websockets.protocol import CLOSING, OPEN, Protocol
 from websockets.server import ServerProtocol
 
 from actors.transports.fastlane import PING_SIZE, header_of, read_frames
@@ -40,21 +40,38 @@ class Recorder:
         self.log.append("writable")
 
 
-def run(chunks: list[bytes], *, fast: bool) -> tuple[object, ...]:
-    """Feed ``chunks`` through one lane and give all that can be seen from outside."""
+def run(
+    chunks: list[bytes], close_before: int | None, *, fast: bool, protocol: Protocol | None = None
+) -> tuple[object, ...]:
+    """Feed ``chunks`` through one lane and give all that can be seen from outside.
+
+    Before the chunk number ``close_before`` this side closes, if the conversation is not over by then.
+    """
     recorder, wire = Recorder(), bytearray()
     transport = MemoryTransport(wire.extend, lambda: None)
-    protocol = ServerProtocol(state=OPEN, max_size=MAX_MESSAGE)
     websocket = WebSocket(
-        transport, protocol, recorder, lambda: 1.0, max_fragments=5, control_rate=1.0, control_burst=6
+        transport,
+        protocol,
+        recorder,
+        lambda: 1.0,
+        max_message=MAX_MESSAGE,
+        max_fragments=5,
+        control_rate=1.0,
+        control_burst=6,
     )
     if not fast:
         websocket._plain = websocket._between_frames = False
     websocket.ping()
-    for chunk in chunks:
+    for number, chunk in enumerate(chunks):
+        if number == close_before and websocket.sent is None:
+            websocket.send_close(4001, "ours")
         websocket.data(chunk)
-    state = protocol.state, bytes(protocol.reader.buffer), protocol.current_size, websocket.assembling_since
-    state += websocket.ping_sent_at, websocket.round_trip
+    needed = websocket._protocol
+    if needed is None:  # then it would be where a new one is that has only seen the Close frames
+        state: tuple[object, ...] = (OPEN if websocket.sent is None else CLOSING, b"", None)
+    else:
+        state = needed.state, bytes(needed.reader.buffer), needed.current_size
+    state += websocket.assembling_since, websocket.ping_sent_at, websocket.round_trip
     return recorder.log, bytes(wire), state, websocket.sent, websocket.received
 
 
@@ -73,7 +90,16 @@ fragments = st.builds(
 )
 controls = st.builds(masked, st.sampled_from([Opcode.PING, Opcode.PONG]), st.binary(max_size=125))
 answers = st.just(masked(Opcode.PONG, (1).to_bytes(PING_SIZE, "big")))
-closes = st.builds(lambda code: masked(Opcode.CLOSE, Close(code, "bye").serialize()), st.just(1000))
+closes = st.builds(
+    masked,
+    st.just(Opcode.CLOSE),
+    st.one_of(
+        st.sampled_from([b"", b"\x03", b"\x03\xe8", b"\x03\xe8bye", b"\x0f\xa1" + b"x" * 123]),  # 1000, 4001
+        st.sampled_from([b"\x03\xe7", b"\x03\xed", b"\x03\xee", b"\x13\x88"]),  # 999, 1005, 1006, 5000
+        st.sampled_from([b"\x03\xe8\xff", b"\x03\xe8\xc3"]),  # no UTF-8
+        st.binary(max_size=125),
+    ),
+)
 unmasked = st.binary(max_size=10).map(lambda payload: Frame(Opcode.TEXT, payload).serialize(mask=False))
 not_minimal = st.binary(min_size=1, max_size=20).map(
     lambda payload: b"\x82\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload
@@ -91,11 +117,29 @@ def split(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @settings(max_examples=1000, deadline=None)
-@given(streams, st.lists(st.integers(min_value=0), max_size=8))
-def test_both_lanes_agree_on_any_bytes_in_any_split(stream: bytes, cuts: list[int]) -> None:
+@given(streams, st.lists(st.integers(min_value=0), max_size=8), st.none() | st.integers(0, 8), st.booleans())
+def test_both_lanes_agree_on_any_bytes_in_any_split(
+    stream: bytes, cuts: list[int], close_before: int | None, made_already: bool
+) -> None:
     chunks = split(stream, cuts)
+    protocol = ServerProtocol(state=OPEN) if made_already else None
 
-    assert run(chunks, fast=True) == run(chunks, fast=False)
+    got = run(chunks, close_before, fast=True, protocol=protocol)
+
+    assert got == run(chunks, close_before, fast=False, protocol=ServerProtocol(state=OPEN))
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x03\xe8", b"\x0f\xa1" + b"x" * 123])
+def test_a_close_frame_needs_no_protocol_on_either_side(payload: bytes) -> None:
+    transport = MemoryTransport(bytearray().extend, lambda: None)
+    websocket = WebSocket(transport, None, Recorder(), lambda: 1.0, max_message=MAX_MESSAGE)
+
+    websocket.send_close(4001, "ours")
+    websocket.data(masked(Opcode.TEXT, b"crosses it") + masked(Opcode.CLOSE, payload))
+
+    assert websocket.sent == (4001, "ours")
+    assert websocket.received is not None
+    assert websocket._protocol is None
 
 
 @given(st.one_of(st.text(), st.binary()))

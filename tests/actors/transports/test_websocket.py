@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from websockets.protocol import OPEN
-from websockets.server import ServerProtocol
 
 from actors.transports.memory import MemoryTransport
 from actors.transports.websocket import STEP, WebSocket, frame_of
@@ -40,8 +38,9 @@ class Conversation:
         self.room: int | None = None
         """How many messages more there is room for, before the receiver pauses."""
         self.transport = MemoryTransport(self.wire.extend, lambda: None)
-        protocol = ServerProtocol(state=OPEN, max_size=max_message)
-        self.websocket = WebSocket(self.transport, protocol, self, lambda: self.now, **limits)
+        self.websocket = WebSocket(
+            self.transport, None, self, lambda: self.now, max_message=max_message, **limits
+        )
         self.transport.sink = self.websocket
 
     def received(self, message: str | bytes) -> None:
