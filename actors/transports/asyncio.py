@@ -19,11 +19,12 @@ class AsyncioTransport(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_allowance",
         "_at_once",
         "_connected",
         "_ended",
-        "_flushing",
         "_full",
+        "_gathering",
         "_high_water",
         "_loop",
         "_lost",
@@ -31,8 +32,9 @@ class AsyncioTransport(asyncio.Protocol):
         "_paused",
         "_peer",
         "_pending",
+        "_stopped",
+        "_stopping",
         "_transport",
-        "_unheld",
         "congested",
         "coupled",
         "sink",
@@ -55,11 +57,13 @@ class AsyncioTransport(asyncio.Protocol):
         self._peer = "unix"
         self._out: list[bytes] = []
         self._pending = 0
-        self._flushing = False
-        self._at_once = False
-        self._unheld = 0  # bytes written at once since senders were held up
+        self._gathering = False
+        self._at_once: Callable[[bytes], object] | None = None  # writes without gathering here
+        self._allowance = high_water  # bytes that are written at once before senders are held up
         self._full = False  # the event loop says that the peer does not keep up
         self._paused = False
+        self._stopping = False
+        self._stopped = False  # the event loop reads nothing
         self._ended = False
         self._lost = False
         self.congested = False
@@ -70,6 +74,7 @@ class AsyncioTransport(asyncio.Protocol):
         transport = self._transport
         assert transport is not None, "connected"
         self._flush()
+        self._apply_reading()
         transport.set_protocol(protocol)
         return transport
 
@@ -80,6 +85,7 @@ class AsyncioTransport(asyncio.Protocol):
         transport.set_write_buffer_limits(high=self._high_water)
         transport.set_protocol(self)
         self._full = self.congested = transport.get_write_buffer_size() > self._high_water
+        self._stopped = True  # for all that is known here
         self.resume()
 
     # -- called by the event loop --------------------------------------------------------------
@@ -90,7 +96,8 @@ class AsyncioTransport(asyncio.Protocol):
         self._peer = format_address(transport.get_extra_info("peername"))
         # uvloop gathers what is written within a turn by itself; but TLS makes a record of every write.
         gathers = not isinstance(self._loop, asyncio.BaseEventLoop)
-        self._at_once = gathers and transport.get_extra_info("ssl_object") is None
+        if gathers and transport.get_extra_info("ssl_object") is None:
+            self._at_once = transport.write
         self._connected(self)
 
     def data_received(self, data: bytes) -> None:
@@ -104,7 +111,8 @@ class AsyncioTransport(asyncio.Protocol):
         return usable
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = self._ended = True
+        self._lost = True
+        self._end_writing()
         self._out.clear()
         self._pending = 0
         self.sink.lost()
@@ -149,27 +157,30 @@ class AsyncioTransport(asyncio.Protocol):
         return self._pending + in_kernel_queue
 
     def write(self, data: bytes) -> None:
-        if self._ended:
-            return
-        if self._at_once and self._transport is not None:
-            self._transport.write(data)
-            if self._unheld > self._high_water and not self.congested:
-                self._unheld = 0
+        if self._gathering:
+            self._out.append(data)
+            self._pending += len(data)
+            if self._pending > self._high_water:
+                self._flush()  # so that the event loop can say that the peer does not keep up
+                if not self.congested:
+                    self._hold_up_senders()
+        elif self._at_once is not None:
+            self._at_once(data)
+            if self._allowance < 0 and not self.congested:
+                self._allowance = self._high_water
                 self._hold_up_senders()
-            self._unheld += len(data)
-            return
-        self._out.append(data)
-        self._pending += len(data)
-        if self._pending > self._high_water:
-            self._flush()  # so that the event loop can say that the peer does not keep up
-            if not self.congested:
-                self._hold_up_senders()
-        elif not self._flushing:
-            self._flushing = True
+            self._allowance -= len(data)
+        elif not self._ended:
+            self.gather()
+            self.write(data)
+
+    def gather(self) -> None:
+        if not self._gathering and not self._ended:
+            self._gathering = True
             self._loop.call_soon(self._flush_soon)
 
     def _flush_soon(self) -> None:
-        self._flushing = False
+        self._gathering = False
         self._flush()
 
     def _flush(self) -> None:
@@ -181,7 +192,14 @@ class AsyncioTransport(asyncio.Protocol):
             self._transport.write(data)
 
     def pause(self) -> None:
+        # Nothing is read before the next turn of the event loop, and often resume() comes within this one.
         self._paused = True
+        if not self._stopping:
+            self._stopping = True
+            self._loop.call_soon(self._stop_reading)
+
+    def _stop_reading(self) -> None:
+        self._stopping = False
         self._apply_reading()
 
     def resume(self) -> None:
@@ -189,10 +207,12 @@ class AsyncioTransport(asyncio.Protocol):
         self._apply_reading()
 
     def _apply_reading(self) -> None:
+        stop = self._paused or (self.coupled and self._full and not self._ended)
         transport = self._transport
-        if transport is None or self._lost or transport.is_closing():
+        if stop is self._stopped or transport is None or self._lost or transport.is_closing():
             return
-        if self._paused or (self.coupled and self._full and not self._ended):
+        self._stopped = stop
+        if stop:
             transport.pause_reading()
         else:
             transport.resume_reading()
@@ -202,15 +222,20 @@ class AsyncioTransport(asyncio.Protocol):
         if transport is None or self._lost:
             return
         self._flush()
-        self._ended = True
+        self._end_writing()
         if linger and transport.can_write_eof():
             self._apply_reading()
             transport.write_eof()
         else:
             transport.close()
 
-    def abort(self) -> None:
+    def _end_writing(self) -> None:
         self._ended = True
+        self._gathering = False
+        self._at_once = None
+
+    def abort(self) -> None:
+        self._end_writing()
         self._out.clear()
         self._pending = 0
         if self._transport is not None and not self._lost:
