@@ -23,8 +23,8 @@ except ImportError:  # a platform without the package's C code
 _TEXT = 0x81
 _BINARY = 0x82
 _MASKED = 0x80
-_TEXT_HEADERS = tuple(bytes((_TEXT, length)) for length in range(126))
-_BINARY_HEADERS = tuple(bytes((_BINARY, length)) for length in range(126))
+TEXT_HEADERS = tuple(bytes((_TEXT, length)) for length in range(126))
+BINARY_HEADERS = tuple(bytes((_BINARY, length)) for length in range(126))
 PING_SIZE = 4
 """Bytes in the payload of each of our pings."""
 PING_HEADER = bytes((0x89, PING_SIZE))
@@ -84,7 +84,7 @@ def read_pong(data: bytes, position: int) -> bytes | None:
 def header_of(length: int, *, text: bool) -> bytes:
     """The header of a server's frame with ``length`` bytes of payload."""
     if length < 126:
-        return _TEXT_HEADERS[length] if text else _BINARY_HEADERS[length]
+        return TEXT_HEADERS[length] if text else BINARY_HEADERS[length]
     first = _TEXT if text else _BINARY
     if length < 65_536:
         return _HEADER_16(first, 126, length)

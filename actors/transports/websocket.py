@@ -21,7 +21,15 @@ from websockets.streams import StreamReader
 
 from actors.codes import CloseCode
 from actors.rates import TokenBucket
-from actors.transports.fastlane import PING_HEADER, PING_SIZE, header_of, read_frames, read_pong
+from actors.transports.fastlane import (
+    BINARY_HEADERS,
+    PING_HEADER,
+    PING_SIZE,
+    TEXT_HEADERS,
+    header_of,
+    read_frames,
+    read_pong,
+)
 from actors.transports.transport import Transport
 
 wire_logger = logging.getLogger("actors.wire")
@@ -42,6 +50,9 @@ class Receiver(Interface):
 
     def received(self, message: str | bytes) -> None:
         """A whole data message came."""
+
+    def received_many(self, messages: list[str | bytes]) -> None:
+        """Whole data messages came together."""
 
     def peer_closed(self) -> None:
         """The peer's Close frame came; if ours was not out, the answer is queued now."""
@@ -163,9 +174,9 @@ class WebSocket:
     def _deliver(self, messages: list[str | bytes]) -> None:
         if messages:
             self.last_message = self.last_received
-            received = self._receiver.received
-            for message in messages:
-                received(message)
+            self._receiver.received_many(messages)
+            if len(messages) > 1:
+                self.transport.gather()  # behind the receiver's turn: that is when the answers are there
 
     def _read(self) -> None:
         if self._reading:  # paused and resumed by the receiver: the loop below goes on
@@ -334,23 +345,24 @@ class WebSocket:
 
     def send(self, message: str | bytes) -> None:
         """Queue a data message."""
+        self.last_message = self._clock()
         if self._plain:
             text = isinstance(message, str)
             payload = message.encode() if isinstance(message, str) else message
-            header = header_of(len(payload), text=text)
-            self.last_message = self._clock()
-            if len(payload) < LARGE:
-                self.transport.write(header + payload)
+            length = len(payload)
+            if length < 126:  # as header_of, which costs more than all this
+                self.transport.write((TEXT_HEADERS if text else BINARY_HEADERS)[length] + payload)
+            elif length < LARGE:
+                self.transport.write(header_of(length, text=text) + payload)
             else:
-                self.transport.write(header)
-                self.transport.write(payload)
+                self.transport.write(header_of(length, text=text))
+                self.transport.write(payload)  # not copied
             return
         protocol = self._protocol
         if isinstance(message, str):
             protocol.send_text(message.encode())
         else:
             protocol.send_binary(message)
-        self.last_message = self._clock()
         for chunk in protocol.data_to_send():
             self.transport.write(chunk)
 
