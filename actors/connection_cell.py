@@ -11,7 +11,7 @@ side goes ahead of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from types import CoroutineType
 from typing import Any
@@ -24,7 +24,7 @@ from actors.codecs import Codec, RawCodec
 from actors.codes import CloseCode, fit_reason
 from actors.connection import ConnectionActor
 from actors.errors import ActorMisuse, ActorStopped, ConnectionClosing, PayloadRefused
-from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Bounds, Marker, Overflow
+from actors.mailbox import DEFAULT_BOUNDS, Bounds, Marker, Overflow
 from actors.messages import Close, CloseReport, ExitReason, Initiator
 from actors.rates import InboundRate
 from actors.ref import Closing
@@ -137,19 +137,14 @@ class ConnectionCell(Cell):
 
     def received(self, message: str | bytes) -> None:
         """Queue a message of the peer; one that comes after the begin of a close is only counted."""
-        self._queue((message,))
-        if self._rate is not None and self.mailbox.open:
-            self._look_at_rate(self._rate)
+        self.received_many([message])
 
     def received_many(self, messages: list[str | bytes]) -> None:
         """Queue messages of the peer that came together."""
-        if self._rate is None:
-            self._queue(messages)
-        else:
+        if self._rate is not None and len(messages) > 1:  # each one may be the one that closes
             for message in messages:
-                self.received(message)
-
-    def _queue(self, messages: Collection[str | bytes]) -> None:
+                self.received_many([message])
+            return
         mailbox = self.mailbox
         if not mailbox.open:
             self._late += len(messages)
@@ -159,6 +154,8 @@ class ConnectionCell(Cell):
         if not mailbox.put_inbound(messages) and not self._paused:
             self._paused = True
             self._apply_reading()
+        if self._rate is not None:
+            self._look_at_rate(self._rate)
 
     def _look_at_rate(self, rate: InboundRate) -> None:
         """Pause reading while messages come too fast; close with 1008 when that does not help."""
@@ -181,24 +178,22 @@ class ConnectionCell(Cell):
         """As any cell's; a coroutine for every message of the peer would cost more than what it does."""
         actor, mailbox, clock = self.actor, self.mailbox, self.runtime.clock
         assert actor is not None, "a cell without an actor has no loop"
-        control = mailbox.control
         while True:
-            data = mailbox.data
             for _ in range(TURN):
                 if self.interrupted:
                     return
-                if control or mailbox.told_messages or not data:
+                if mailbox.control or mailbox.told_messages:
                     message = mailbox.pop()
-                    if message is EMPTY:
-                        await self._parker.park()
-                        break
                     if message is STOP:
                         return
                     if type(message) not in _FROM_WIRE:
                         await self.dispatch(message)
                         continue
+                elif mailbox.data:
+                    message = mailbox.data.popleft()
                 else:
-                    message = data.popleft()
+                    await self._parker.park()
+                    break
                 if self._paused and mailbox.may_resume:
                     self._paused = False
                     self._apply_reading()

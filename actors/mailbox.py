@@ -117,10 +117,10 @@ class Mailbox:
 
     def put_inbound(self, messages: Collection[str | bytes]) -> bool:
         """Add messages from the wire; tell whether there is room for another one."""
-        if self.data is _UNUSED:
-            self.data = deque()
         if not self.data:
             self._bytes_put = 0
+            if self.data is _UNUSED:
+                self.data = deque()
         self.data.extend(messages)
         self._bytes_put += sum(map(len, messages))
         return self.has_room
@@ -139,13 +139,16 @@ class Mailbox:
     def has_room(self) -> bool:
         """Whether the transport may read on."""
         bounds = self._bounds
-        return self.inbound_messages < bounds.inbound_messages and self._holds_less(bounds.inbound_bytes)
+        messages = len(self.data) - self.told_messages
+        return messages < bounds.inbound_messages and self._holds_less(bounds.inbound_bytes)
 
     @property
     def may_resume(self) -> bool:
         """Whether half of the room is free again: only then reading goes on, not at every message."""
-        bounds, messages = self._bounds, len(self.data) - self.told_messages
-        return messages * 2 <= bounds.inbound_messages and self._holds_less(bounds.inbound_bytes // 2 + 1)
+        bounds = self._bounds
+        return len(self.data) - self.told_messages <= bounds.inbound_messages // 2 and self._holds_less(
+            bounds.inbound_bytes // 2 + 1
+        )
 
     def _holds_less(self, size: int) -> bool:
         if self._bytes_put >= size:

@@ -347,15 +347,17 @@ class WebSocket:
         """Queue a data message."""
         self.last_message = self._clock()
         if self._plain:
-            text = isinstance(message, str)
-            payload = message.encode() if isinstance(message, str) else message
+            if isinstance(message, str):
+                payload, headers = message.encode(), TEXT_HEADERS
+            else:
+                payload, headers = message, BINARY_HEADERS
             length = len(payload)
             if length < 126:  # as header_of, which costs more than all this
-                self.transport.write((TEXT_HEADERS if text else BINARY_HEADERS)[length] + payload)
+                self.transport.write(headers[length] + payload)
             elif length < LARGE:
-                self.transport.write(header_of(length, text=text) + payload)
+                self.transport.write(frame_of(message))
             else:
-                self.transport.write(header_of(length, text=text))
+                self.transport.write(header_of(length, text=isinstance(message, str)))
                 self.transport.write(payload)  # not copied
             return
         protocol = self._protocol
