@@ -13,7 +13,7 @@ import contextvars
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import CoroutineType, FrameType
 from typing import Any, Protocol, cast, final
@@ -28,7 +28,7 @@ _DAY = 86_400.0
 class Parker(Protocol):
     """Where one task waits until it is woken."""
 
-    async def park(self) -> None:
+    def park(self) -> Awaitable[None]:
         """Wait for ``wake``; may return early, so the caller checks its condition again."""
 
     async def park_for(self, seconds: float) -> None:
@@ -48,13 +48,10 @@ class AsyncioParker:
         self._loop = loop
         self._future: asyncio.Future[None] | None = None
 
-    async def park(self) -> None:
-        assert self._future is None, "a parker holds one task at a time"
+    def park(self) -> Awaitable[None]:
+        assert self._future is None or self._future.done(), "a parker holds one task at a time"
         self._future = future = self._loop.create_future()
-        try:
-            await future
-        finally:
-            self._future = None
+        return future
 
     async def park_for(self, seconds: float) -> None:
         # uvloop counts whole milliseconds, and one that is rounded down comes too early, again and again.
@@ -66,8 +63,10 @@ class AsyncioParker:
 
     def wake(self) -> None:
         future = self._future
-        if future is not None and not future.done():
-            future.set_result(None)
+        if future is not None:
+            self._future = None
+            if not future.done():  # its task was cancelled
+                future.set_result(None)
 
 
 @final

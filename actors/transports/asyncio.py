@@ -22,12 +22,13 @@ class AsyncioTransport(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_allowance",
         "_at_once",
         "_before_tls",
         "_connected",
         "_ended",
-        "_flushing",
         "_full",
+        "_gathering",
         "_high_water",
         "_loop",
         "_lost",
@@ -36,8 +37,9 @@ class AsyncioTransport(asyncio.Protocol):
         "_peer",
         "_pending",
         "_slowed",
+        "_stopped",
+        "_stopping",
         "_transport",
-        "_unheld",
         "congested",
         "coupled",
         "sink",
@@ -61,11 +63,13 @@ class AsyncioTransport(asyncio.Protocol):
         self._before_tls: tuple[socket.socket, Callable[[], object]] | None = None
         self._out: list[bytes] = []
         self._pending = 0
-        self._flushing = False
-        self._at_once = False
-        self._unheld = 0  # bytes written at once since senders were held up
+        self._gathering = False
+        self._at_once: Callable[[bytes], object] | None = None  # writes without gathering here
+        self._allowance = high_water  # bytes that are written at once before senders are held up
         self._full = False  # the event loop says that the peer does not keep up
         self._paused = False
+        self._stopping = False
+        self._stopped = False  # the event loop reads nothing
         self._ended = False
         self._lost = False
         self._slowed: asyncio.TimerHandle | None = None
@@ -94,6 +98,7 @@ class AsyncioTransport(asyncio.Protocol):
         transport = self._transport
         assert transport is not None, "connected"
         self._flush()
+        self._apply_reading()
         transport.set_protocol(protocol)
         return transport
 
@@ -104,6 +109,7 @@ class AsyncioTransport(asyncio.Protocol):
         transport.set_write_buffer_limits(high=self._high_water)
         transport.set_protocol(self)
         self._full = self.congested = transport.get_write_buffer_size() > self._high_water
+        self._stopped = True  # for all that is known here
         self._paused = False
         self._apply_reading()
 
@@ -122,10 +128,13 @@ class AsyncioTransport(asyncio.Protocol):
             return
         self._peer = format_address(transport.get_extra_info("peername"))
         # uvloop gathers what is written within a turn by itself; but TLS makes a record of every write.
-        self._at_once = not isinstance(self._loop, asyncio.BaseEventLoop)
+        if not isinstance(self._loop, asyncio.BaseEventLoop):
+            self._at_once = transport.write
         self._connected(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._stopping:  # libuv reads again within a turn what fills its buffer
+            self._apply_reading()
         self.sink.data(data)
         if self._ended:
             self._read_on_slowly(len(data))
@@ -134,6 +143,7 @@ class AsyncioTransport(asyncio.Protocol):
         transport = self._transport
         assert transport is not None, "it has read"
         if not self._lost and not transport.is_closing():
+            self._stopped = True
             transport.pause_reading()
             delay = LINGER_PAUSE + size / LINGER_RATE
             self._slowed = self._loop.call_later(delay, self._apply_reading)
@@ -146,7 +156,8 @@ class AsyncioTransport(asyncio.Protocol):
         return usable
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = self._ended = True
+        self._lost = True
+        self._end_writing()
         self._out.clear()
         self._pending = 0
         if self._slowed is not None:
@@ -196,27 +207,30 @@ class AsyncioTransport(asyncio.Protocol):
         return self._pending + in_kernel_queue
 
     def write(self, data: bytes) -> None:
-        if self._ended:
-            return
-        if self._at_once and self._transport is not None:
-            self._transport.write(data)
-            if self._unheld > self._high_water and not self.congested:
-                self._unheld = 0
+        if self._gathering:
+            self._out.append(data)
+            self._pending += len(data)
+            if self._pending > self._high_water:
+                self._flush()  # so that the event loop can say that the peer does not keep up
+                if not self.congested:
+                    self._hold_up_senders()
+        elif self._at_once is not None:
+            self._at_once(data)
+            if self._allowance < 0 and not self.congested:
+                self._allowance = self._high_water
                 self._hold_up_senders()
-            self._unheld += len(data)
-            return
-        self._out.append(data)
-        self._pending += len(data)
-        if self._pending > self._high_water:
-            self._flush()  # so that the event loop can say that the peer does not keep up
-            if not self.congested:
-                self._hold_up_senders()
-        elif not self._flushing:
-            self._flushing = True
+            self._allowance -= len(data)
+        elif not self._ended:
+            self.gather()
+            self.write(data)
+
+    def gather(self) -> None:
+        if not self._gathering and not self._ended:
+            self._gathering = True
             self._loop.call_soon(self._flush_soon)
 
     def _flush_soon(self) -> None:
-        self._flushing = False
+        self._gathering = False
         self._flush()
 
     def _flush(self) -> None:
@@ -228,9 +242,15 @@ class AsyncioTransport(asyncio.Protocol):
             self._transport.write(data)
 
     def pause(self) -> None:
-        if not self._paused:
-            self._paused = True
-            self._apply_reading()
+        # Nothing is read before the next turn of the event loop, and often resume() comes within this one.
+        self._paused = True
+        if not self._stopping:
+            self._stopping = True
+            self._loop.call_soon(self._stop_reading)
+
+    def _stop_reading(self) -> None:
+        self._stopping = False
+        self._apply_reading()
 
     def resume(self) -> None:
         if self._paused:
@@ -238,28 +258,36 @@ class AsyncioTransport(asyncio.Protocol):
             self._apply_reading()
 
     def _apply_reading(self) -> None:
+        stop = self._paused or (self.coupled and self._full and not self._ended)
         transport = self._transport
-        if transport is None or self._lost or transport.is_closing():
+        if stop is self._stopped or transport is None or self._lost or transport.is_closing():
             return
-        if self._paused or (self.coupled and self._full and not self._ended):
+        self._stopped = stop
+        if stop:
             transport.pause_reading()
         else:
             transport.resume_reading()
 
     def end(self, *, linger: bool) -> None:
         transport = self._transport
-        self._ended = True
         if transport is None or self._lost:
+            self._ended = True
             return
         self._flush()
+        self._end_writing()
         if linger and transport.can_write_eof():
             self._apply_reading()
             transport.write_eof()
         else:
             transport.close()
 
-    def abort(self) -> None:
+    def _end_writing(self) -> None:
         self._ended = True
+        self._gathering = False
+        self._at_once = None
+
+    def abort(self) -> None:
+        self._end_writing()
         self._out.clear()
         self._pending = 0
         if self._before_tls is not None:

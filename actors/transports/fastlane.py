@@ -29,8 +29,8 @@ _BINARY = 0x82
 _CLOSE = 0x88
 _CLOSE_BYTE = bytes((_CLOSE,))
 _MASKED = 0x80
-_TEXT_HEADERS = tuple(bytes((_TEXT, length)) for length in range(126))
-_BINARY_HEADERS = tuple(bytes((_BINARY, length)) for length in range(126))
+TEXT_HEADERS = tuple(bytes((_TEXT, length)) for length in range(126))
+BINARY_HEADERS = tuple(bytes((_BINARY, length)) for length in range(126))
 PING_SIZE = 4
 """Bytes in the payload of each of our pings."""
 PING_HEADER = bytes((0x89, PING_SIZE))
@@ -110,7 +110,7 @@ def close_frame(payload: bytes) -> bytes:
 def header_of(length: int, *, text: bool) -> bytes:
     """The header of a server's frame with ``length`` bytes of payload."""
     if length < 126:
-        return _TEXT_HEADERS[length] if text else _BINARY_HEADERS[length]
+        return TEXT_HEADERS[length] if text else BINARY_HEADERS[length]
     first = _TEXT if text else _BINARY
     if length < 65_536:
         return _HEADER_16(first, 126, length)

@@ -113,6 +113,9 @@ class MemoryTransport:
         else:
             self._deliver(data)
 
+    def gather(self) -> None:
+        pass
+
     def pause(self) -> None:
         self._paused = True
 

@@ -66,6 +66,9 @@ class Transport(Protocol):
     def write(self, data: bytes) -> None:
         """Queue ``data``; never blocks.  Nothing happens after ``end`` and ``abort``."""
 
+    def gather(self) -> None:
+        """Several writes are to come within this turn of the event loop: send them with one call."""
+
     def pause(self) -> None:
         """Stop reading: the peer is held up by TCP."""
 

@@ -147,6 +147,9 @@ class TrioTransport:
             self.congested = True
         self._writer.wake()
 
+    def gather(self) -> None:
+        pass  # what is written before the writer's turn goes out together in any case
+
     def pause(self) -> None:
         self._paused = True
 

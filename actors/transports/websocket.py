@@ -22,8 +22,10 @@ from websockets.streams import StreamReader
 from actors.codes import CloseCode
 from actors.rates import TokenBucket
 from actors.transports.fastlane import (
+    BINARY_HEADERS,
     PING_HEADER,
     PING_SIZE,
+    TEXT_HEADERS,
     close_frame,
     header_of,
     read_close,
@@ -50,6 +52,9 @@ class Receiver(Interface):
 
     def received(self, message: str | bytes) -> None:
         """A whole data message came."""
+
+    def received_many(self, messages: list[str | bytes]) -> None:
+        """Whole data messages came together."""
 
     def peer_closed(self) -> None:
         """The peer's Close frame came; if ours was not out, the answer is queued now."""
@@ -180,9 +185,9 @@ class WebSocket:
     def _deliver(self, messages: list[str | bytes]) -> None:
         if messages:
             self.last_message = self.last_received
-            received = self._receiver.received
-            for message in messages:
-                received(message)
+            self._receiver.received_many(messages)
+            if len(messages) > 1:
+                self.transport.gather()  # behind the receiver's turn: that is when the answers are there
 
     def _read(self) -> None:
         if self._reading:  # paused and resumed by the receiver: the loop below goes on
@@ -382,23 +387,26 @@ class WebSocket:
 
     def send(self, message: str | bytes) -> None:
         """Queue a data message."""
+        self.last_message = self._clock()
         if self._plain:
-            text = isinstance(message, str)
-            payload = message.encode() if isinstance(message, str) else message
-            header = header_of(len(payload), text=text)
-            self.last_message = self._clock()
-            if len(payload) < LARGE:
-                self.transport.write(header + payload)
+            if isinstance(message, str):
+                payload, headers = message.encode(), TEXT_HEADERS
             else:
-                self.transport.write(header)
-                self.transport.write(payload)
+                payload, headers = message, BINARY_HEADERS
+            length = len(payload)
+            if length < 126:  # as header_of, which costs more than all this
+                self.transport.write(headers[length] + payload)
+            elif length < LARGE:
+                self.transport.write(frame_of(message))
+            else:
+                self.transport.write(header_of(length, text=isinstance(message, str)))
+                self.transport.write(payload)  # not copied
             return
         protocol = self._framing()
         if isinstance(message, str):
             protocol.send_text(message.encode())
         else:
             protocol.send_binary(message)
-        self.last_message = self._clock()
         for chunk in protocol.data_to_send():
             self.transport.write(chunk)
 

@@ -27,6 +27,10 @@ class Recorder:
     def received(self, message: str | bytes) -> None:
         self.log.append(message)
 
+    def received_many(self, messages: list[str | bytes]) -> None:
+        for message in messages:
+            self.received(message)
+
     def peer_closed(self) -> None:
         self.log.append("peer closed")
 

@@ -50,6 +50,10 @@ class Conversation:
             if self.room <= 0:
                 self.websocket.pause()
 
+    def received_many(self, messages: list[str | bytes]) -> None:
+        for message in messages:
+            self.received(message)
+
     def peer_closed(self) -> None:
         self.ends.append("peer closed")
 
