@@ -57,7 +57,7 @@ class AsyncioTransport(asyncio.Protocol):
         self._pending = 0
         self._flushing = False
         self._at_once = False
-        self._unheld = 0  # bytes written at once since senders were held up
+        self._unheld = 0  # bytes written since something came or senders were held up
         self._full = False  # the event loop says that the peer does not keep up
         self._paused = False
         self._ended = False
@@ -94,6 +94,7 @@ class AsyncioTransport(asyncio.Protocol):
         self._connected(self)
 
     def data_received(self, data: bytes) -> None:
+        self._unheld = 0  # the event loop has turned
         self.sink.data(data)
 
     def eof_received(self) -> bool:
@@ -153,20 +154,18 @@ class AsyncioTransport(asyncio.Protocol):
             return
         if self._at_once and self._transport is not None:
             self._transport.write(data)
-            if self._unheld > self._high_water and not self.congested:
-                self._unheld = 0
-                self._hold_up_senders()
-            self._unheld += len(data)
-            return
-        self._out.append(data)
-        self._pending += len(data)
-        if self._pending > self._high_water:
-            self._flush()  # so that the event loop can say that the peer does not keep up
-            if not self.congested:
-                self._hold_up_senders()
-        elif not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush_soon)
+        else:
+            self._out.append(data)
+            self._pending += len(data)
+            if self._pending > self._high_water:
+                self._flush()  # so that the event loop can say that the peer does not keep up
+            elif not self._flushing:
+                self._flushing = True
+                self._loop.call_soon(self._flush_soon)
+        if self._unheld > self._high_water and not self.congested:
+            self._unheld = 0
+            self._hold_up_senders()
+        self._unheld += len(data)
 
     def _flush_soon(self) -> None:
         self._flushing = False
