@@ -29,7 +29,7 @@ wire_logger.setLevel(logging.WARNING)
 
 
 LARGE = 4096
-"""Bytes from which a payload is not copied behind its header."""
+"""Bytes from which a payload is not copied behind its header, and is handled while it is in the caches."""
 STEP = 1024
 """Bytes that the protocol takes before the receiver may say that it is full; more within a large frame."""
 _PONG = bytes([0x80 | Opcode.PONG])
@@ -42,6 +42,9 @@ class Receiver(Interface):
 
     def received(self, message: str | bytes) -> None:
         """A whole data message came."""
+
+    def hurry(self) -> None:
+        """So much came that it will have left the processor's caches when others are read first."""
 
     def peer_closed(self) -> None:
         """The peer's Close frame came; if ours was not out, the answer is queued now."""
@@ -152,13 +155,14 @@ class WebSocket:
         elif self._between_frames:
             messages, start = read_frames(data, self._max_message)
             self._deliver(messages)
-            if start == len(data):
-                return
-            if self.ping_sent_at is not None and read_pong(data, start) == self._ping:
+            if start < len(data) and self.ping_sent_at is not None and read_pong(data, start) == self._ping:
                 self._answered(self.ping_sent_at)
-                return
-        self._kept, self._kept_from = data, start
-        self._read()
+                start = len(data)
+        if start < len(data):
+            self._kept, self._kept_from = data, start
+            self._read()
+        if len(data) >= LARGE:
+            self._receiver.hurry()
 
     def _deliver(self, messages: list[str | bytes]) -> None:
         if messages:

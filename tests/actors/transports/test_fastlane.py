@@ -27,6 +27,9 @@ class Recorder:
     def received(self, message: str | bytes) -> None:
         self.log.append(message)
 
+    def hurry(self) -> None:
+        pass
+
     def peer_closed(self) -> None:
         self.log.append("peer closed")
 

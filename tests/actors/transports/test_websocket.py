@@ -14,7 +14,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from actors.transports.memory import MemoryTransport
-from actors.transports.websocket import STEP, WebSocket, frame_of
+from actors.transports.websocket import LARGE, STEP, WebSocket, frame_of
 from tests.raw import (
     BINARY,
     CLOSE,
@@ -36,6 +36,8 @@ class Conversation:
         self.now = 100.0
         self.told: list[str | bytes] = []
         self.ends: list[str] = []
+        self.hurried: list[int] = []
+        """How many messages had been told each time that they were to be handled at once."""
         self.wire = bytearray()
         self.room: int | None = None
         """How many messages more there is room for, before the receiver pauses."""
@@ -50,6 +52,9 @@ class Conversation:
             self.room -= 1
             if self.room <= 0:
                 self.websocket.pause()
+
+    def hurry(self) -> None:
+        self.hurried.append(len(self.told))
 
     def peer_closed(self) -> None:
         self.ends.append("peer closed")
@@ -176,6 +181,16 @@ def test_a_message_of_any_size_goes_out_in_one_frame(kind: type[str | bytes], si
 
     opcode = TEXT if kind is str else BINARY
     assert conversation.frames == [Frame(opcode, b"x" * size)] * 2
+
+
+def test_much_at_once_is_handled_at_once_when_all_of_it_is_taken_apart() -> None:
+    conversation = Conversation(max_message=None)
+
+    conversation.feed(encode(BINARY, bytes(LARGE)) + encode(TEXT, b"behind") + encode_close())
+    assert (conversation.hurried, conversation.ends) == ([2], ["peer closed"])
+    conversation.feed(encode(TEXT, b"a little"))
+
+    assert conversation.hurried == [2]
 
 
 # -- control frames ----------------------------------------------------------------------------
