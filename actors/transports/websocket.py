@@ -21,7 +21,14 @@ from websockets.streams import StreamReader
 
 from actors.codes import CloseCode
 from actors.rates import TokenBucket
-from actors.transports.fastlane import PING_HEADER, PING_SIZE, header_of, read_frames, read_pong
+from actors.transports.fastlane import (
+    PING_HEADER,
+    PING_SIZE,
+    IncompleteFrame,
+    header_of,
+    read_frames,
+    read_pong,
+)
 from actors.transports.transport import Transport
 
 wire_logger = logging.getLogger("actors.wire")
@@ -71,6 +78,7 @@ class WebSocket:
         "_control_rate",
         "_finished",
         "_fragments",
+        "_incomplete",
         "_kept",
         "_kept_from",
         "_max_fragments",
@@ -129,7 +137,8 @@ class WebSocket:
         self._control: TokenBucket | None = None
         self._max_message = sys.maxsize if protocol.max_message_size is None else protocol.max_message_size
         self._plain = not protocol.extensions
-        self._between_frames = self._plain
+        self._between_frames = self._plain  # the fast lane may read
+        self._incomplete: IncompleteFrame | None = None
         self._kept = b""  # what was read and not taken apart yet, from the next position on
         self._kept_from = 0
         self._step = STEP
@@ -153,8 +162,10 @@ class WebSocket:
         if self._kept:
             data = self._kept[self._kept_from :] + data
         elif self._between_frames:
-            messages, start = read_frames(data, self._max_message)
+            messages, start, incomplete = read_frames(data, self._max_message)
             self._deliver(messages)
+            if incomplete is not None:
+                self._begin(incomplete)
             if start < len(data) and self.ping_sent_at is not None and read_pong(data, start) == self._ping:
                 self._answered(self.ping_sent_at)
                 start = len(data)
@@ -178,11 +189,16 @@ class WebSocket:
         while self._kept and not self._paused:
             kept, start = self._kept, self._kept_from
             if self._between_frames:
-                messages, end = read_frames(kept, self._max_message, start)
+                messages, end, incomplete = read_frames(kept, self._max_message, start)
                 self._keep_from(end)
-                if messages:
-                    self._deliver(messages)
+                self._deliver(messages)
+                if incomplete is not None:
+                    self._begin(incomplete)
+                if end != start:
                     continue
+            elif self._incomplete is not None:
+                self._go_on(self._incomplete)
+                continue
             if self._finished:
                 self._kept = b""  # RFC 6455, section 7.1.7: nothing behind a failure or a Close is looked at
                 break
@@ -190,6 +206,24 @@ class WebSocket:
             self._keep_from(end)
             self._parse(kept if end - start == len(kept) else kept[start:end])
         self._reading = False
+
+    def _begin(self, frame: IncompleteFrame) -> None:
+        self._between_frames = False
+        self._incomplete = frame
+        self.assembling_since = self.last_received
+
+    def _go_on(self, frame: IncompleteFrame) -> None:
+        self._keep_from(frame.take(self._kept, self._kept_from))
+        if frame.missing:
+            return
+        self._incomplete = None
+        message = frame.message()
+        if message is None:
+            self._kept, self._kept_from = frame.as_it_came() + self._kept[self._kept_from :], 0
+        else:
+            self._deliver([message])
+            self.assembling_since = None
+        self._between_frames = self._protocol.state is OPEN
 
     def _keep_from(self, position: int) -> None:
         if position == len(self._kept):
@@ -230,6 +264,7 @@ class WebSocket:
         """The connection is gone."""
         self._finished = True
         self._kept = b""  # reading was paused: it is lost as what the kernel has
+        self._incomplete = None
         self._receiver.ended()
 
     def writable(self) -> None:
@@ -283,6 +318,7 @@ class WebSocket:
 
     def _message(self, payload: bytes | bytearray | memoryview) -> None:
         self.last_message = self.last_received
+        self.assembling_since = None  # what comes behind it, with the same read perhaps, is another one
         if not self._text:
             self._receiver.received(bytes(payload))
             return

@@ -1,7 +1,12 @@
-"""Both lanes see the same messages and reach the same state, for any bytes in any split."""
+"""Both lanes see the same messages and reach the same state, for any bytes in any split.
+
+What an incomplete frame has brought is kept by the lane that began it; it is the same in both, too.
+"""
 
 from __future__ import annotations
 
+import random
+import sys
 from itertools import pairwise
 
 import pytest
@@ -43,21 +48,35 @@ class Recorder:
         self.log.append("writable")
 
 
-def run(chunks: list[bytes], *, fast: bool) -> tuple[object, ...]:
-    """Feed ``chunks`` through one lane and give all that can be seen from outside."""
+def run(chunks: list[bytes], *, fast: bool, close_at: int = -1, eof: bool = False) -> tuple[object, ...]:
+    """Feed ``chunks`` through one lane, one a second, and give all that can be seen from outside.
+
+    Our own Close frame goes out ahead of the chunk ``close_at``.
+    """
     recorder, wire = Recorder(), bytearray()
+    now = 1.0
     transport = MemoryTransport(wire.extend, lambda: None)
     protocol = ServerProtocol(state=OPEN, max_size=MAX_MESSAGE)
     websocket = WebSocket(
-        transport, protocol, recorder, lambda: 1.0, max_fragments=5, control_rate=1.0, control_burst=6
+        transport, protocol, recorder, lambda: now, max_fragments=5, control_rate=1.0, control_burst=6
     )
     if not fast:
         websocket._plain = websocket._between_frames = False
     websocket.ping()
-    for chunk in chunks:
+    for number, chunk in enumerate(chunks):
+        now += 1.0
+        if number == close_at and protocol.state is OPEN:
+            websocket.send_close(1000, "")
         websocket.data(chunk)
-    state = protocol.state, bytes(protocol.reader.buffer), protocol.current_size, websocket.assembling_since
+    incomplete = websocket._incomplete
+    held = protocol.reader.buffer
+    if incomplete is not None:  # of which the protocol would have taken the header
+        held = incomplete.as_it_came()[len(incomplete._header) :]
+    state = protocol.state, bytes(held), protocol.current_size, websocket.assembling_since
     state += websocket.ping_sent_at, websocket.round_trip
+    if eof:
+        websocket.eof()
+        state += protocol.state, protocol.close_code
     return recorder.log, bytes(wire), state, websocket.sent, websocket.received
 
 
@@ -94,11 +113,23 @@ def split(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @settings(max_examples=1000, deadline=None)
-@given(streams, st.lists(st.integers(min_value=0), max_size=8))
-def test_both_lanes_agree_on_any_bytes_in_any_split(stream: bytes, cuts: list[int]) -> None:
+@given(streams, st.lists(st.integers(min_value=0), max_size=8), st.integers(-1, 8), st.booleans())
+def test_both_lanes_agree_on_any_bytes_in_any_split(
+    stream: bytes, cuts: list[int], close_at: int, eof: bool
+) -> None:
     chunks = split(stream, cuts)
 
-    assert run(chunks, fast=True) == run(chunks, fast=False)
+    fast = run(chunks, fast=True, close_at=close_at, eof=eof)
+
+    assert fast == run(chunks, fast=False, close_at=close_at, eof=eof)
+
+
+@settings(max_examples=300, deadline=None)
+@given(streams, st.booleans())
+def test_both_lanes_agree_on_bytes_that_come_one_by_one_and_end_anywhere(stream: bytes, eof: bool) -> None:
+    chunks = [stream[index : index + 1] for index in range(len(stream))]
+
+    assert run(chunks, fast=True, eof=eof) == run(chunks, fast=False, eof=eof)
 
 
 @given(st.one_of(st.text(), st.binary()))
@@ -123,22 +154,62 @@ def test_the_header_of_every_length_is_that_of_the_protocol(length: int, text: b
 def test_whole_frames_of_every_length_are_read(length: int) -> None:
     frame = masked(Opcode.BINARY, bytes(length))
 
-    messages, position = read_frames(frame + frame + frame[:5], 1 << 20)
+    messages, position, incomplete = read_frames(frame + frame + frame[:5], 1 << 20)
 
     assert messages == [bytes(length)] * 2
     assert position == 2 * len(frame)
+    assert incomplete is None, "the header has not come whole"
 
 
-def test_a_frame_over_the_limit_is_left_to_the_protocol() -> None:
+@pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
+@pytest.mark.parametrize(("length", "header"), [(1, 6), (125, 6), (126, 8), (65_535, 8), (65_536, 14)])
+def test_a_frame_is_incomplete_from_the_end_of_its_header_on_and_goes_on_where_it_stopped(
+    length: int, header: int, opcode: Opcode
+) -> None:
+    payload = bytes(index % 128 for index in range(length))
+    frame = masked(opcode, payload)
+
+    assert read_frames(frame[: header - 1], 1 << 20) == ([], 0, None)
+    messages, position, incomplete = read_frames(frame[:header], 1 << 20)
+
+    assert (messages, position) == ([], header)
+    assert incomplete is not None
+    assert incomplete.missing == length
+    data = b"behind it" + frame[header:] + b"next"
+    assert incomplete.take(data, len(b"behind it")) == len(data) - len(b"next")
+    assert incomplete.missing == 0
+    assert incomplete.message() == (payload.decode() if opcode is Opcode.TEXT else payload)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_a_frame_that_drips_in_weighs_what_has_come_of_it(size: int) -> None:
+    payload = random.Random(0).randbytes(100_000)
+    frame = masked(Opcode.BINARY, payload)
+    _, _, incomplete = read_frames(frame[:14], 1 << 20)
+    assert incomplete is not None
+
+    for position in range(14, len(frame) - size, size):
+        incomplete.take(frame[position : position + size], 0)
+        if position % 10_000 < size:
+            weight = sum(map(sys.getsizeof, [incomplete._pieces, *incomplete._pieces]))
+            assert weight <= 1.05 * (position + size) + 1000
+    incomplete.take(frame[-incomplete.missing :], 0)
+
+    assert incomplete.message() == payload
+    assert incomplete.as_it_came() == frame
+
+
+def test_a_frame_over_the_limit_is_left_to_the_protocol_whole_or_not() -> None:
     frame = masked(Opcode.BINARY, bytes(11))
 
-    assert read_frames(frame, 10) == ([], 0)
+    assert read_frames(frame, 10) == read_frames(frame[:-1], 10) == ([], 0, None)
+    assert read_frames(b"\x82\xff" + b"\xff" * 12, sys.maxsize) == ([], 0, None)
 
 
 def test_messages_keep_their_kind() -> None:
     stream = masked(Opcode.TEXT, b"a") + masked(Opcode.BINARY, b"a")
 
-    messages, _ = read_frames(stream, 10)
+    messages, _, _ = read_frames(stream, 10)
 
     assert messages == ["a", b"a"]
     assert [type(message) for message in messages] == [str, bytes]

@@ -444,6 +444,23 @@ def test_a_message_is_known_to_be_incomplete_since_its_first_byte(
     assert conversation.told == ["half"]
 
 
+@pytest.mark.parametrize("fragmented", [False, True])
+def test_a_stream_that_never_stops_between_two_messages_is_no_slow_one(
+    conversation: Conversation, fragmented: bool
+) -> None:
+    message = encode(TEXT, b"ha", fin=False) + encode(CONTINUATION, b"lf") if fragmented else HALF
+    wire = message * 20
+    for index in range(1, len(wire), len(message)):
+        conversation.now += 1
+        conversation.feed(wire[max(0, index - len(message)) : index])
+        assert conversation.websocket.assembling_since == conversation.now
+
+    conversation.feed(wire[-len(message) + 1 :])
+
+    assert conversation.websocket.assembling_since is None
+    assert conversation.told == ["half"] * 20
+
+
 @pytest.mark.parametrize("place", [2, HEADER])
 def test_the_rest_of_a_frame_is_not_taken_for_a_frame_though_it_looks_like_one(
     conversation: Conversation, place: int
