@@ -167,6 +167,10 @@ class AsyncioTransport(asyncio.Protocol):
             self._hold_up_senders()
         self._unheld += len(data)
 
+    def write_frame(self, header: bytes, payload: bytes) -> None:
+        self.write(header)
+        self.write(payload)
+
     def _flush_soon(self) -> None:
         self._flushing = False
         self._flush()

@@ -112,6 +112,9 @@ class MemoryTransport:
         else:
             self._deliver(data)
 
+    def write_frame(self, header: bytes, payload: bytes) -> None:
+        self.write(header + payload)
+
     def pause(self) -> None:
         self._paused = True
 

@@ -48,6 +48,9 @@ class Transport(Protocol):
     def write(self, data: bytes) -> None:
         """Queue ``data``; never blocks.  Nothing happens after ``end`` and ``abort``."""
 
+    def write_frame(self, header: bytes, payload: bytes) -> None:
+        """Queue a large frame, as ``write`` would, but without a copy where that can be."""
+
     def pause(self) -> None:
         """Stop reading: the peer is held up by TCP."""
 

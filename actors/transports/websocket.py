@@ -382,8 +382,7 @@ class WebSocket:
             if len(payload) < LARGE:
                 self.transport.write(header + payload)
             else:
-                self.transport.write(header)
-                self.transport.write(payload)
+                self.transport.write_frame(header, payload)
             return
         protocol = self._protocol
         if isinstance(message, str):
