@@ -328,8 +328,8 @@ async def test_a_large_message_is_handled_by_the_task_of_its_actor_with_all_that
             tasks.add(anyio.get_current_task().id)
 
         async def on_message(self, message: str) -> None:
-            with anyio.move_on_after(0.001) as scope:
-                await anyio.sleep(1 if wait else 0)
+            with anyio.move_on_after(0.001 if wait else 60) as scope:
+                await (anyio.sleep_forever() if wait else anyio.sleep(0))
             async with anyio.create_task_group() as task_group:
                 task_group.start_soon(self.send, f"{scope.cancelled_caught} {len(message)}")
             tasks.add(anyio.get_current_task().id)
