@@ -39,6 +39,8 @@ LARGE = 4096
 """Bytes from which a payload is not copied behind its header, and is handled while it is in the caches."""
 STEP = 1024
 """Bytes that the protocol takes before the receiver may say that it is full; more within a large frame."""
+TURN = 256
+"""Frames that are taken apart before other connections get their turn, if the receiver does not pause."""
 _PONG = bytes([0x80 | Opcode.PONG])
 _AT_EOF = StreamReader.at_eof.__code__
 """Where the protocol waits between two frames."""
@@ -52,6 +54,9 @@ class Receiver(Interface):
 
     def hurry(self) -> None:
         """So much came that it will have left the processor's caches when others are read first."""
+
+    def give_way(self) -> None:
+        """There is more to take apart than others can wait for: ``read_on`` is to be called in a while."""
 
     def peer_closed(self) -> None:
         """The peer's Close frame came; if ours was not out, the answer is queued now."""
@@ -78,6 +83,7 @@ class WebSocket:
         "_control_rate",
         "_finished",
         "_fragments",
+        "_gave_way",
         "_incomplete",
         "_kept",
         "_kept_from",
@@ -143,6 +149,7 @@ class WebSocket:
         self._kept_from = 0
         self._step = STEP
         self._paused = False
+        self._gave_way = False
         self._reading = False
         self._fragments: list[bytes] = []
         self._text = False
@@ -152,10 +159,10 @@ class WebSocket:
     # -- from the transport --------------------------------------------------------------------
 
     def data(self, data: bytes) -> None:
-        """Take bytes of the peer apart into frames and tell the receiver, until it pauses.
+        """Take bytes of the peer apart into frames and tell the receiver, until it pauses or has to give way.
 
         One read may hold ten thousand frames, or a thousand times its size when they are compressed: what
-        the receiver has no room for is kept as it came.
+        the receiver or others have no room for is kept as it came.
         """
         self.last_received = self._clock()
         start = 0
@@ -186,12 +193,19 @@ class WebSocket:
         if self._reading:  # paused and resumed by the receiver: the loop below goes on
             return
         self._reading = True
-        while self._kept and not self._paused:
+        turn = TURN
+        while self._kept and not self._paused and not self._gave_way:
+            if turn <= 0:
+                self._gave_way = True
+                self.transport.pause()
+                self._receiver.give_way()
+                break
             kept, start = self._kept, self._kept_from
             if self._between_frames:
                 messages, end, incomplete = read_frames(kept, self._max_message, start)
                 self._keep_from(end)
                 self._deliver(messages)
+                turn -= len(messages)
                 if incomplete is not None:
                     self._begin(incomplete)
                 if end != start:
@@ -204,7 +218,7 @@ class WebSocket:
                 break
             end = min(start + self._step, len(kept))
             self._keep_from(end)
-            self._parse(kept if end - start == len(kept) else kept[start:end])
+            turn -= self._parse(kept if end - start == len(kept) else kept[start:end])
         self._reading = False
 
     def _begin(self, frame: IncompleteFrame) -> None:
@@ -231,7 +245,8 @@ class WebSocket:
             position = 0
         self._kept_from = position
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> int:
+        """Let the protocol have ``data``; gives how many frames ended with it."""
         protocol = self._protocol
         protocol.receive_data(data)
         frames = protocol.events_received()
@@ -242,6 +257,7 @@ class WebSocket:
                 self._frame(frame)
         self._look()
         self._find_place()
+        return len(frames)
 
     def _find_place(self) -> None:
         """See whether the protocol stands between two frames, or since when a message is incomplete."""
@@ -364,10 +380,18 @@ class WebSocket:
         self.transport.pause()
 
     def resume(self) -> None:
-        """Read on."""
+        """Read again."""
         self._paused = False
+        self._go_on_reading()
+
+    def read_on(self) -> None:
+        """Go on where the receiver had to give way."""
+        self._gave_way = False
+        self._go_on_reading()
+
+    def _go_on_reading(self) -> None:
         self._read()
-        if not self._paused:
+        if not self._paused and not self._gave_way:
             self.transport.resume()
 
     # -- to the wire ---------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import trio
 from actors import Actor, ActorRef, ActorStopped, CloseReport, ConnectionActor, ExitReason
 from supervisor import ChildSpec, Restart
 from tests.conftest import EVERY_RUNTIME
-from tests.raw import TEXT, RawClient, encode, raw_client
+from tests.raw import CONTINUATION, TEXT, RawClient, encode, raw_client
 from tests.witness import serving, until
 
 every_runtime = pytest.mark.every_runtime
@@ -329,7 +329,7 @@ async def test_a_large_message_is_handled_by_the_task_of_its_actor_with_all_that
 
         async def on_message(self, message: str) -> None:
             with anyio.move_on_after(0.001 if wait else 60) as scope:
-                await (anyio.sleep_forever() if wait else anyio.sleep(0))
+                await (anyio.sleep_forever() if wait else anyio.lowlevel.checkpoint())
             async with anyio.create_task_group() as task_group:
                 task_group.start_soon(self.send, f"{scope.cancelled_caught} {len(message)}")
             tasks.add(anyio.get_current_task().id)
@@ -381,3 +381,25 @@ async def test_the_handler_of_a_large_message_may_close_and_sees_no_message_behi
     assert seen == ["a"]
     assert report.clean
     assert report.undelivered <= 3
+
+
+@every_runtime
+async def test_a_neighbour_is_heard_while_ten_thousand_fragments_are_taken_apart() -> None:
+    heard: list[str] = []
+
+    class Listener(ConnectionActor):
+        async def on_message(self, message: str) -> None:
+            heard.append(message)
+
+    empty = encode(CONTINUATION, b"", fin=False)
+    fragmented = encode(TEXT, b"", fin=False) + empty * 1022 + encode(CONTINUATION, b"many")
+    async with (
+        serving(Listener) as (server, _),
+        raw_client(server) as neighbour,
+        raw_client(server) as client,
+    ):
+        await client.send_bytes(fragmented * 10)
+        await neighbour.send("one")
+        await until(lambda: len(heard) == 11)
+
+    assert heard.index("one") <= 2

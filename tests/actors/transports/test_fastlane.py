@@ -28,12 +28,16 @@ class Recorder:
 
     def __init__(self) -> None:
         self.log: list[object] = []
+        self.waits = False
 
     def received(self, message: str | bytes) -> None:
         self.log.append(message)
 
     def hurry(self) -> None:
         pass
+
+    def give_way(self) -> None:
+        self.waits = True
 
     def peer_closed(self) -> None:
         self.log.append("peer closed")
@@ -68,6 +72,9 @@ def run(chunks: list[bytes], *, fast: bool, close_at: int = -1, eof: bool = Fals
         if number == close_at and protocol.state is OPEN:
             websocket.send_close(1000, "")
         websocket.data(chunk)
+        while recorder.waits:
+            recorder.waits = False
+            websocket.read_on()
     incomplete = websocket._incomplete
     held = protocol.reader.buffer
     if incomplete is not None:  # of which the protocol would have taken the header
