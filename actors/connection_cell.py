@@ -159,6 +159,14 @@ class ConnectionCell(Cell):
         if self._rate is not None:
             self._look_at_rate(self._rate)
 
+    def hurry(self) -> None:
+        """Let the actor handle what came before anything else is read."""
+        self._parker.hurry()
+
+    def give_way(self) -> None:
+        """Let the others have a turn of the event loop."""
+        self.runtime.backend.call_from_thread(self.websocket.read_on)
+
     def _look_at_rate(self, rate: InboundRate) -> None:
         """Pause reading while messages come too fast; close with 1008 when that does not help."""
         now = self.runtime.clock()

@@ -65,7 +65,7 @@ class AsyncioTransport(asyncio.Protocol):
         self._pending = 0
         self._gathering = False
         self._at_once: Callable[[bytes], object] | None = None  # writes without gathering here
-        self._allowance = high_water  # bytes that are written at once before senders are held up
+        self._allowance = high_water  # bytes that are written before something comes or senders are held up
         self._full = False  # the event loop says that the peer does not keep up
         self._paused = False
         self._stopping = False
@@ -135,6 +135,7 @@ class AsyncioTransport(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._stopping:  # libuv reads again within a turn what fills its buffer
             self._apply_reading()
+        self._allowance = self._high_water  # the event loop has turned
         self.sink.data(data)
         if self._ended:
             self._read_on_slowly(len(data))
@@ -212,17 +213,20 @@ class AsyncioTransport(asyncio.Protocol):
             self._pending += len(data)
             if self._pending > self._high_water:
                 self._flush()  # so that the event loop can say that the peer does not keep up
-                if not self.congested:
-                    self._hold_up_senders()
         elif self._at_once is not None:
             self._at_once(data)
-            if self._allowance < 0 and not self.congested:
-                self._allowance = self._high_water
-                self._hold_up_senders()
-            self._allowance -= len(data)
         elif not self._ended:
             self.gather()
             self.write(data)
+            return
+        if self._allowance < 0 and not self.congested:
+            self._allowance = self._high_water
+            self._hold_up_senders()
+        self._allowance -= len(data)
+
+    def write_frame(self, header: bytes, payload: bytes) -> None:
+        self.write(header)
+        self.write(payload)
 
     def gather(self) -> None:
         if not self._gathering and not self._ended:

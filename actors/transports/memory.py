@@ -116,6 +116,9 @@ class MemoryTransport:
     def gather(self) -> None:
         pass
 
+    def write_frame(self, header: bytes, payload: bytes) -> None:
+        self.write(header + payload)
+
     def pause(self) -> None:
         self._paused = True
 
