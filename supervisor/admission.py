@@ -345,11 +345,12 @@ class Gate:
         return cap is not None and ticket.address is not None and self._addresses[ticket.address].count > cap
 
     def _origin_allowed(self, request: Request) -> bool:
-        origin = request.headers.get("Origin")
-        if origin is None or self._origins == "*":
+        headers = request.headers
+        if self._origins == "*" or "Origin" not in headers:
             return True
+        origin = headers["Origin"]
         if isinstance(self._origins, str):
-            return _same_host(origin, request.headers.get("Host", ""))
+            return _same_host(origin, headers.get("Host", ""))
         return _origin_of(origin) in self._origins
 
     def _refuse(self, reason: str, status: int, text: str, *, after: float = 5.0) -> HandshakeRefused:
