@@ -190,7 +190,7 @@ class WebSocket:
         self._reading = True
         while self._kept and not self._paused:
             kept, start = self._kept, self._kept_from
-            if self._protocol is None and not self._finished:
+            if self._between_frames and self._protocol is None and not self._finished:
                 close = read_close(kept, start)
                 if close is not None:
                     self._peer_closed(*close)
