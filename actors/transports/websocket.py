@@ -1,8 +1,8 @@
 """One server WebSocket without I/O: frames over a transport's bytes.
 
-The sans-I/O protocol of the ``websockets`` package does the framing, the masks, the limits, pongs
-and every Close frame; here messages are put together from its frames, what went over the wire is
-counted, and nothing is written any more behind our Close frame.
+The sans-I/O protocol of the ``websockets`` package does the framing, the masks, the limits and pongs; it
+is made when something comes that the fast lane leaves to it.  Here messages are put together from frames,
+what went over the wire is counted, and nothing is written any more behind our Close frame.
 """
 
 from __future__ import annotations
