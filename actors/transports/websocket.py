@@ -268,6 +268,7 @@ class WebSocket:
     def lost(self) -> None:
         """The connection is gone."""
         self._finished = True
+        self._between_frames = False
         self._kept = b""  # reading was paused: it is lost as what the kernel has
         receiver = self._receiver
         del self._receiver  # it knows this WebSocket, too, and a parser its protocol
