@@ -59,9 +59,11 @@ class CellState(Enum):
     STOPPED = auto()
 
 
-ALIVE = (CellState.STARTING, CellState.RUNNING)
+# A member of an enum that is looked up in its class costs as much as a call.
+STARTING, RUNNING, STOPPING, TEARING_DOWN, STOPPED = CellState
+ALIVE = (STARTING, RUNNING)
 """Nothing has ended the actor yet."""
-_OVER = (CellState.TEARING_DOWN, CellState.STOPPED)
+_OVER = (TEARING_DOWN, STOPPED)
 
 
 class Cell:
@@ -122,7 +124,7 @@ class Cell:
         self.runtime = runtime
         self.id = id
         self.mailbox = Mailbox(bounds)
-        self.state = CellState.STARTING
+        self.state = STARTING
         self.actor: Actor | None = None
         """The instance at work; ``None`` again at the end, when it is its owners' alone."""
         self.kind = "actor"
@@ -179,7 +181,7 @@ class Cell:
     @property
     def stopped(self) -> bool:
         """Whether the actor has ended and is torn down."""
-        return self.state is CellState.STOPPED
+        return self.state is STOPPED
 
     def where(self) -> str | None:
         """Where the running hook waits, as ``file:line in function``; ``None`` between hooks."""
@@ -250,8 +252,8 @@ class Cell:
             if error is not None:
                 await self.call(self.actor.on_restart, error)
             else:
-                if self.state is CellState.STARTING:
-                    self.state = CellState.RUNNING
+                if self.state is STARTING:
+                    self.state = RUNNING
                 hook = self._first_hook()
                 if hook is not None:
                     await self.call(hook)
@@ -264,7 +266,7 @@ class Cell:
 
     def _comes_too_late(self) -> bool:
         """Whether the actor was ended before its first step, and there is nothing for it to do."""
-        return self.state is not CellState.STARTING
+        return self.state is not STARTING
 
     async def _loop(self) -> None:
         pop = self.mailbox.pop
@@ -286,7 +288,7 @@ class Cell:
     @property
     def restartable(self) -> bool:
         """Whether a crash may still lead to a new incarnation."""
-        return self.state is CellState.RUNNING
+        return self.state is RUNNING
 
     @property
     def goes_on(self) -> bool:
@@ -418,10 +420,10 @@ class Cell:
 
     def end_loop(self) -> None:
         """Let no further message in or out of the mailbox; the running hook has the teardown timeout."""
-        if self.state is CellState.STOPPED:
+        if self.state is STOPPED:
             return
-        if self.state is not CellState.TEARING_DOWN:
-            self.state = CellState.STOPPING
+        if self.state is not TEARING_DOWN:
+            self.state = STOPPING
         self.mailbox.open = False
         self._clear()
         self.mailbox.put_control(STOP)
@@ -459,7 +461,7 @@ class Cell:
         """The hook swallowed its cancellation: go on without it."""
         if self.handling_since is None or self._task is None:
             return
-        if self.state is CellState.STOPPING:
+        if self.state is STOPPING:
             self.leaks.append(f"a hook of {self.kind}")
             self._task = None
             if self._asked is not None:
@@ -480,7 +482,7 @@ class Cell:
     async def _tear_down(self) -> None:
         if self.state in _OVER:
             return
-        self.state = CellState.TEARING_DOWN
+        self.state = TEARING_DOWN
         began = self.runtime.clock()
         self.mailbox.open = False
         if self._hook_timer is not None:
@@ -532,7 +534,7 @@ class Cell:
         self._task = None
 
     def _finish(self) -> None:
-        self.state = CellState.STOPPED
+        self.state = STOPPED
         self._clear()
         self.mailbox.control.clear()
         if self._monitors:

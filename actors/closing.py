@@ -6,7 +6,7 @@ The rules of this file:
 * ``SEND_CLOSE`` is returned at most once in the life of a connection, and ``TEAR_DOWN`` exactly
   once on every way to ``CLOSED``.
 * A signal says what happened; an action says what is to be done now, in the order given.
-* The frames themselves, the answer to the peer's Close among them, are the sans-I/O protocol's:
+* The frames themselves, the answer to the peer's Close among them, are the WebSocket's:
   when ``PEER_CLOSE`` or ``FAILURE`` is signalled, the Close that answers it is already queued.
 """
 

@@ -6,7 +6,7 @@ The rules of this file:
   client sends behind it without waiting are kept until 101 is out.
 * The head is bounded: 8 KiB a line, 100 header fields, 32 KiB in all.
 * The ``websockets`` package parses the head, checks it, and makes the answers; a plain head and its 101
-  take the fast lane of ``plainhead``.
+  take the fast lane of ``plainhead``, and no protocol is made for them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One server WebSocket without I/O: frames over a transport's bytes.
 
-The sans-I/O protocol of the ``websockets`` package does the framing, the masks, the limits, pongs
-and every Close frame; here messages are put together from its frames, what went over the wire is
-counted, and nothing is written any more behind our Close frame.
+The sans-I/O protocol of the ``websockets`` package does the framing, the masks, the limits and pongs; it
+is made when something comes that the fast lane leaves to it.  Here messages are put together from frames,
+what went over the wire is counted, and nothing is written any more behind our Close frame.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class WebSocket:
                 self._receiver.give_way()
                 break
             kept, start = self._kept, self._kept_from
-            if self._protocol is None and self._incomplete is None and not self._finished:
+            if self._between_frames and self._protocol is None and not self._finished:
                 close = read_close(kept, start)
                 if close is not None:
                     self._peer_closed(*close)
@@ -253,13 +253,13 @@ class WebSocket:
         if frame.missing:
             return
         self._incomplete = None
+        self._between_frames = self._protocol is None or self._protocol.state is OPEN
         message = frame.message()
         if message is None:
             self._kept, self._kept_from = frame.as_it_came() + self._kept[self._kept_from :], 0
         else:
-            self._deliver([message])
             self.assembling_since = None
-        self._between_frames = self._protocol is None or self._protocol.state is OPEN
+            self._deliver([message])
 
     def _keep_from(self, position: int) -> None:
         if position == len(self._kept):
@@ -322,6 +322,7 @@ class WebSocket:
     def lost(self) -> None:
         """The connection is gone."""
         self._finished = True
+        self._between_frames = False
         self._kept = b""  # reading was paused: it is lost as what the kernel has
         self._incomplete = None
         receiver = self._receiver

@@ -10,6 +10,7 @@ from actors import ExitReason
 from supervisor import Admission
 from supervisor.events import ConnectionOpened
 from tests.faults.harness import Answer, Attack, Case, Scene, close, parametrize, run, survives, text
+from tests.witness import until
 
 pytestmark = pytest.mark.every_runtime
 
@@ -60,6 +61,7 @@ def fills(*more: Mapping[str, str], refused: list[Mapping[str, str]]) -> Attack:
         await first.rest()
         first.close()
         await scene.ended()
+        await until(lambda: not scene.server.upgrades)  # also those that were refused have left
         await connects(scene, more[0])
         await leave(scene)
 
