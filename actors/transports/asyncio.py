@@ -25,7 +25,6 @@ class AsyncioTransport(asyncio.Protocol):
         "_ended",
         "_full",
         "_gathering",
-        "_high_water",
         "_loop",
         "_lost",
         "_out",
@@ -37,6 +36,7 @@ class AsyncioTransport(asyncio.Protocol):
         "_transport",
         "congested",
         "coupled",
+        "high_water",
         "sink",
     )
 
@@ -52,7 +52,7 @@ class AsyncioTransport(asyncio.Protocol):
     ) -> None:
         self._loop = loop
         self._connected = connected
-        self._high_water = high_water
+        self.high_water = high_water
         self._transport: asyncio.Transport | None = None
         self._peer = "unix"
         self._out: list[bytes] = []
@@ -82,9 +82,9 @@ class AsyncioTransport(asyncio.Protocol):
         """Be the protocol again, for an open connection whose other protocol did not pause it."""
         transport = self._transport
         assert transport is not None, "handed over"
-        transport.set_write_buffer_limits(high=self._high_water)
+        transport.set_write_buffer_limits(high=self.high_water)
         transport.set_protocol(self)
-        self._full = self.congested = transport.get_write_buffer_size() > self._high_water
+        self._full = self.congested = transport.get_write_buffer_size() > self.high_water
         self._stopped = True  # for all that is known here
         self.resume()
 
@@ -92,7 +92,7 @@ class AsyncioTransport(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        transport.set_write_buffer_limits(high=self._high_water)
+        transport.set_write_buffer_limits(high=self.high_water)
         self._peer = format_address(transport.get_extra_info("peername"))
         # uvloop gathers what is written within a turn by itself; but TLS makes a record of every write.
         gathers = not isinstance(self._loop, asyncio.BaseEventLoop)
@@ -160,14 +160,14 @@ class AsyncioTransport(asyncio.Protocol):
         if self._gathering:
             self._out.append(data)
             self._pending += len(data)
-            if self._pending > self._high_water:
+            if self._pending > self.high_water:
                 self._flush()  # so that the event loop can say that the peer does not keep up
                 if not self.congested:
                     self._hold_up_senders()
         elif self._at_once is not None:
             self._at_once(data)
             if self._allowance < 0 and not self.congested:
-                self._allowance = self._high_water
+                self._allowance = self.high_water
                 self._hold_up_senders()
             self._allowance -= len(data)
         elif not self._ended:

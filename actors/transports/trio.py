@@ -23,7 +23,6 @@ class TrioTransport:
 
     __slots__ = (
         "_ended",
-        "_high_water",
         "_linger",
         "_lost",
         "_out",
@@ -34,6 +33,7 @@ class TrioTransport:
         "_writer",
         "buffered",
         "congested",
+        "high_water",
         "sink",
     )
 
@@ -43,7 +43,7 @@ class TrioTransport:
         self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], high_water: int = HIGH_WATER
     ) -> None:
         self._stream = stream
-        self._high_water = high_water
+        self.high_water = high_water
         try:
             self._peer = format_address(self._socket.getpeername())
         except OSError:  # the peer is gone already: reading will tell
@@ -104,7 +104,7 @@ class TrioTransport:
                     data, self._out = self._out, bytearray()
                     await stream.send_all(data)
                     self.buffered -= len(data)
-                    if self.congested and self.buffered * 2 <= self._high_water:
+                    if self.congested and self.buffered * 2 <= self.high_water:
                         self.congested = False
                         self._reader.wake()
                         self.sink.writable()
@@ -140,7 +140,7 @@ class TrioTransport:
             return
         self._out += data
         self.buffered += len(data)
-        if self.buffered > self._high_water:
+        if self.buffered > self.high_water:
             self.congested = True
         self._writer.wake()
 
