@@ -249,30 +249,31 @@ class ConnectionCell(Cell):
         if not self._raw or (type(message) is not str and type(message) is not bytes):
             message = self.codec.encode(message)
         websocket = self.websocket
-        if websocket.transport.congested:
-            self._end_if_overloaded(0)
+        transport, limit = websocket.transport, self._send_limit
+        if transport.congested and limit is not None and transport.buffered > limit:
+            self.exit_with(ExitReason.OVERLOAD, "reads too slowly")
         if self.closing:
             code, reason = websocket.sent or websocket.received or (CloseCode.ABNORMAL_CLOSURE, "")
             raise ConnectionClosing(code, reason, self.report)
         websocket.send(message)
         self.messages_out += 1
 
-    def publish_frame(self, frame: bytes) -> None:
+    def publish_frame(self, frame: bytes, now: float) -> None:
         """Queue a message that was encoded once for many; one that does not read is closed with 1013."""
         if self.closing:
             return
-        transport = self.websocket.transport
-        if self._send_limit is not None and transport.buffered + len(frame) > self._send_limit:
-            self.exit_with(ExitReason.OVERLOAD, "reads too slowly")
-            return
-        self.websocket.send_frame(frame)
+        websocket, limit = self.websocket, self._send_limit
+        transport = websocket.transport
+        if limit is not None:
+            room = limit - len(frame)
+            # Asking for what is buffered costs as much as all the rest of this.
+            if (transport.congested or room < 2 * transport.high_water) and transport.buffered > room:
+                self.exit_with(ExitReason.OVERLOAD, "reads too slowly")
+                return
+        websocket.send_frame(frame, now)
         self.messages_out += 1
         if transport.congested:
             self._note_congestion()
-
-    def _end_if_overloaded(self, coming: int) -> None:
-        if self._send_limit is not None and self.websocket.transport.buffered + coming > self._send_limit:
-            self.exit_with(ExitReason.OVERLOAD, "reads too slowly")
 
     def _note_congestion(self) -> None:
         if self.congested_since is None:

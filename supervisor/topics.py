@@ -67,20 +67,29 @@ class Topics:
         self._runtime.call(self._publish, topic, message)
 
     def _publish(self, topic: str, message: object) -> None:
-        members = list(self._members.get(topic, ()))
-        frames: dict[int, bytes] = {}
-        for cell in members:
-            if isinstance(cell, ConnectionCell) and id(cell.codec) not in frames:
-                frames[id(cell.codec)] = _encode(cell.codec, message)
-        for cell in members:
-            if isinstance(cell, ConnectionCell):
-                cell.publish_frame(frames[id(cell.codec)])
-            else:
-                told = Told(message, size_of(message))
-                try:
-                    cell.put_told(told)
-                except MailboxFull:
-                    cell.dead_letter(told, "overflow")
+        connections: dict[int, tuple[bytes, list[ConnectionCell]]] = {}
+        services: list[Cell] = []
+        codec, alike = None, []
+        for cell in self._members.get(topic, ()):
+            if not isinstance(cell, ConnectionCell):
+                services.append(cell)
+                continue
+            if cell.codec is not codec:
+                codec = cell.codec
+                if id(codec) not in connections:
+                    connections[id(codec)] = _encode(codec, message), []
+                alike = connections[id(codec)][1]
+            alike.append(cell)
+        now = self._runtime.clock()
+        for frame, alike in connections.values():
+            for cell in alike:
+                cell.publish_frame(frame, now)
+        for cell in services:
+            told = Told(message, size_of(message))
+            try:
+                cell.put_told(told)
+            except MailboxFull:
+                cell.dead_letter(told, "overflow")
 
 
 def _encode(codec: Codec, message: object) -> bytes:

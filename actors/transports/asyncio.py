@@ -29,7 +29,6 @@ class AsyncioTransport(asyncio.Protocol):
         "_ended",
         "_full",
         "_gathering",
-        "_high_water",
         "_loop",
         "_lost",
         "_out",
@@ -42,6 +41,7 @@ class AsyncioTransport(asyncio.Protocol):
         "_transport",
         "congested",
         "coupled",
+        "high_water",
         "sink",
     )
 
@@ -57,7 +57,7 @@ class AsyncioTransport(asyncio.Protocol):
     ) -> None:
         self._loop = loop
         self._connected = connected
-        self._high_water = high_water
+        self.high_water = high_water
         self._transport: asyncio.Transport | None = None
         self._peer = "unix"
         self._before_tls: tuple[socket.socket, Callable[[], object]] | None = None
@@ -106,9 +106,9 @@ class AsyncioTransport(asyncio.Protocol):
         """Be the protocol again, for an open connection whose other protocol did not pause it."""
         transport = self._transport
         assert transport is not None, "handed over"
-        transport.set_write_buffer_limits(high=self._high_water)
+        transport.set_write_buffer_limits(high=self.high_water)
         transport.set_protocol(self)
-        self._full = self.congested = transport.get_write_buffer_size() > self._high_water
+        self._full = self.congested = transport.get_write_buffer_size() > self.high_water
         self._stopped = True  # for all that is known here
         self._paused = False
         self._apply_reading()
@@ -117,7 +117,7 @@ class AsyncioTransport(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        transport.set_write_buffer_limits(high=self._high_water)
+        transport.set_write_buffer_limits(high=self.high_water)
         if self._before_tls is not None:
             self._before_tls = None
             if self._ended:
@@ -135,7 +135,7 @@ class AsyncioTransport(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._stopping:  # libuv reads again within a turn what fills its buffer
             self._apply_reading()
-        self._allowance = self._high_water  # the event loop has turned
+        self._allowance = self.high_water  # the event loop has turned
         self.sink.data(data)
         if self._ended:
             self._read_on_slowly(len(data))
@@ -211,7 +211,7 @@ class AsyncioTransport(asyncio.Protocol):
         if self._gathering:
             self._out.append(data)
             self._pending += len(data)
-            if self._pending > self._high_water:
+            if self._pending > self.high_water:
                 self._flush()  # so that the event loop can say that the peer does not keep up
         elif self._at_once is not None:
             self._at_once(data)
@@ -220,7 +220,7 @@ class AsyncioTransport(asyncio.Protocol):
             self.write(data)
             return
         if self._allowance < 0 and not self.congested:
-            self._allowance = self._high_water
+            self._allowance = self.high_water
             self._hold_up_senders()
         self._allowance -= len(data)
 

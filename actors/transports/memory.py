@@ -21,7 +21,6 @@ class MemoryTransport:
         "_deliver",
         "_ended",
         "_held",
-        "_high_water",
         "_hung_up",
         "_inbound",
         "_linger",
@@ -32,6 +31,7 @@ class MemoryTransport:
         "aborted",
         "buffered",
         "congested",
+        "high_water",
         "sink",
     )
 
@@ -42,7 +42,7 @@ class MemoryTransport:
     ) -> None:
         self._deliver = deliver
         self._hung_up: Callable[[], None] | None = hung_up
-        self._high_water = high_water
+        self.high_water = high_water
         self._inbound: list[bytes] = []  # an empty one is the end of the peer's side
         self._held: list[bytes] = []
         self._paused = False
@@ -109,7 +109,7 @@ class MemoryTransport:
         if self._stalled:
             self._held.append(data)
             self.buffered += len(data)
-            self.congested = self.buffered > self._high_water
+            self.congested = self.buffered > self.high_water
         else:
             self._deliver(data)
 

@@ -26,7 +26,6 @@ class TrioTransport:
     __slots__ = (
         "_at_once",
         "_ended",
-        "_high_water",
         "_linger",
         "_lost",
         "_out",
@@ -37,6 +36,7 @@ class TrioTransport:
         "_writer",
         "buffered",
         "congested",
+        "high_water",
         "sink",
     )
 
@@ -46,7 +46,7 @@ class TrioTransport:
         self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], high_water: int = HIGH_WATER
     ) -> None:
         self._stream = stream
-        self._high_water = high_water
+        self.high_water = high_water
         try:
             self._peer = format_address(self._socket.getpeername())
         except OSError:  # the peer is gone already: reading will tell
@@ -112,7 +112,7 @@ class TrioTransport:
                     await stream.send_all(data)
                     self.buffered -= len(data)
                     self._at_once = 0
-                    if self.congested and self.buffered * 2 <= self._high_water:
+                    if self.congested and self.buffered * 2 <= self.high_water:
                         self.congested = False
                         self._reader.wake()
                         self.sink.writable()
@@ -149,7 +149,7 @@ class TrioTransport:
             return
         self._out += data
         self.buffered += len(data)
-        if self.buffered > self._high_water:
+        if self.buffered > self.high_water:
             self.congested = True
         self._writer.wake()
 
@@ -171,7 +171,7 @@ class TrioTransport:
 
         One who sends without end gets nowhere with this: it must wait for the turns of others.
         """
-        if self.buffered or self._at_once > self._high_water or isinstance(self._stream, trio.SSLStream):
+        if self.buffered or self._at_once > self.high_water or isinstance(self._stream, trio.SSLStream):
             return 0
         try:
             sent = os.writev(self._socket.fileno(), data)

@@ -469,9 +469,9 @@ class WebSocket:
         for chunk in protocol.data_to_send():
             self.transport.write(chunk)
 
-    def send_frame(self, frame: bytes) -> None:
+    def send_frame(self, frame: bytes, now: float) -> None:
         """Queue a data message that ``frame_of`` encoded, for several connections perhaps."""
-        self.last_message = self._clock()
+        self.last_message = now
         self.transport.write(frame)
 
     def ping(self) -> None:

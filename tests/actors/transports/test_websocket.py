@@ -189,7 +189,7 @@ def test_a_message_of_any_size_goes_out_in_one_frame(kind: type[str | bytes], si
     message: str | bytes = "x" * size if kind is str else b"x" * size
 
     conversation.websocket.send(message)
-    conversation.websocket.send_frame(frame_of(message))
+    conversation.websocket.send_frame(frame_of(message), conversation.now)
 
     opcode = TEXT if kind is str else BINARY
     assert conversation.frames == [Frame(opcode, b"x" * size)] * 2
@@ -489,7 +489,10 @@ def test_every_byte_is_life_and_only_messages_are_use(conversation: Conversation
     conversation.now = 102.0
     conversation.feed(encode(TEXT, b"hello"))
     assert (websocket.last_received, websocket.last_message) == (102, 102)
-    for send in (lambda: websocket.send("hello"), lambda: websocket.send_frame(frame_of("hello"))):
+    for send in (
+        lambda: websocket.send("hello"),
+        lambda: websocket.send_frame(frame_of("hello"), conversation.now),
+    ):
         conversation.now += 1
         send()
         assert websocket.last_message == conversation.now
