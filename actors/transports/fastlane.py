@@ -1,6 +1,7 @@
 """The fast lane: plain data frames, unfragmented and uncompressed, read and written without the protocol.
 
-Our pings and their pongs too, since that is all that happens on an idle connection.
+Our pings and their pongs too, since that is all that happens on an idle connection; and small fragments,
+of which an attack can have as many as it likes.
 
 The rules of this file:
 
@@ -8,6 +9,7 @@ The rules of this file:
   extensions; then it has nothing to remember, and skipping it changes nothing.
 * What is not plainly such a frame is left to the protocol, which knows what to do about it: control
   frames, fragments, a header that has not come whole, everything that breaks a rule.
+* Of a fragmented message the protocol knows how large it is.
 * A frame whose payload has not come whole belongs to the lane until it has: the protocol sees none of it.
 * Layout of a frame: RFC 6455, section 5.2.
 """
@@ -24,6 +26,9 @@ except ImportError:  # a platform without the package's C code
 
 _TEXT = 0x81
 _BINARY = 0x82
+_BEGINNINGS = (0x01, 0x02)
+_CONTINUATION = 0x00
+_END = 0x80
 _MASKED = 0x80
 _TEXT_HEADERS = tuple(bytes((_TEXT, length)) for length in range(126))
 _BINARY_HEADERS = tuple(bytes((_BINARY, length)) for length in range(126))
@@ -33,6 +38,8 @@ PING_HEADER = bytes((0x89, PING_SIZE))
 _PONG_HEADER = bytes((0x8A, _MASKED | PING_SIZE))
 _HEADER_16 = Struct("!BBH").pack
 _HEADER_64 = Struct("!BBQ").pack
+FRAGMENT_HEADER = 6
+"""Bytes in the header of a small fragment."""
 BATCH = 32
 """Messages that are read at once: whoever gets them may want no more."""
 _WITHOUT_COPY = 4096
@@ -123,6 +130,32 @@ def read_frames(
                 break
         position = end
     return messages, position, incomplete
+
+
+def read_fragments(
+    data: bytes, position: int, fragments: list[bytes], room: int, most: int
+) -> tuple[int, bool]:
+    """Add the small fragments at ``position`` of ``data`` to those of their message.
+
+    There will be ``most`` of them, and ``room`` bytes in those that are added.  Give where what is left
+    begins, and whether the message has ended.
+    """
+    size = len(data)
+    ended = False
+    while size - position >= FRAGMENT_HEADER and len(fragments) < most and not ended:
+        first, length = data[position], data[position + 1] - _MASKED
+        if fragments:
+            ended = first == _END
+        start = position + FRAGMENT_HEADER
+        end = start + length
+        if not (ended or first == _CONTINUATION if fragments else first in _BEGINNINGS):
+            break
+        if not 0 <= length < 126 or end > size or length > room:
+            return position, False
+        fragments.append(apply_mask(data[start:end], data[start - 4 : start]))
+        room -= length
+        position = end
+    return position, ended
 
 
 def read_pong(data: bytes, position: int) -> bytes | None:
