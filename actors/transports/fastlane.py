@@ -8,8 +8,8 @@ The rules of this file:
 * Only while the sans-I/O protocol stands between two frames of an open connection without
   extensions; then it has nothing to remember, and skipping it changes nothing.
 * What is not plainly such a frame is left to the protocol, which knows what to do about it: control
-  frames, fragments, a header that has not come whole, everything that breaks a rule.
-* Of a fragmented message the protocol knows how large it is.
+  frames, large fragments, a header that has not come whole, everything that breaks a rule.
+* Between two fragments the protocol remembers how large their message is, and nothing else: it is told.
 * A frame whose payload has not come whole belongs to the lane until it has: the protocol sees none of it.
 * Layout of a frame: RFC 6455, section 5.2.
 """
@@ -27,8 +27,8 @@ except ImportError:  # a platform without the package's C code
 _TEXT = 0x81
 _BINARY = 0x82
 _BEGINNINGS = (0x01, 0x02)
-_CONTINUATION = 0x00
-_END = 0x80
+_LAST = 0x80
+_CONTINUATIONS = (0x00, _LAST)
 _MASKED = 0x80
 _TEXT_HEADERS = tuple(bytes((_TEXT, length)) for length in range(126))
 _BINARY_HEADERS = tuple(bytes((_BINARY, length)) for length in range(126))
@@ -73,17 +73,22 @@ class IncompleteFrame:
 
     def message(self) -> str | bytes | None:
         """The message, when nothing is missing; ``None`` if it is a text that is none."""
-        payload = b"".join(self._pieces)
-        if self._header[0] == _BINARY:
-            return payload
-        try:
-            return payload.decode()
-        except UnicodeDecodeError:
-            return None
+        return joined(self._pieces, text=self._header[0] == _TEXT)
 
     def as_it_came(self) -> bytes:
         """What of the frame has come."""
         return self._header + apply_mask(b"".join(self._pieces), self._header[-4:])
+
+
+def joined(pieces: list[bytes], *, text: bool) -> str | bytes | None:
+    """The message that came in ``pieces``; ``None`` for a text that is none."""
+    payload = b"".join(pieces)
+    if not text:
+        return payload
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def read_frames(
@@ -141,21 +146,20 @@ def read_fragments(
     begins, and whether the message has ended.
     """
     size = len(data)
-    ended = False
-    while size - position >= FRAGMENT_HEADER and len(fragments) < most and not ended:
+    while size - position >= FRAGMENT_HEADER and len(fragments) < most:
         first, length = data[position], data[position + 1] - _MASKED
-        if fragments:
-            ended = first == _END
+        if first not in (_CONTINUATIONS if fragments else _BEGINNINGS) or not 0 <= length < 126:
+            break
         start = position + FRAGMENT_HEADER
         end = start + length
-        if not (ended or first == _CONTINUATION if fragments else first in _BEGINNINGS):
+        if end > size or length > room:
             break
-        if not 0 <= length < 126 or end > size or length > room:
-            return position, False
         fragments.append(apply_mask(data[start:end], data[start - 4 : start]))
         room -= length
         position = end
-    return position, ended
+        if first == _LAST:
+            return position, True
+    return position, False
 
 
 def read_pong(data: bytes, position: int) -> bytes | None:

@@ -27,6 +27,7 @@ from actors.transports.fastlane import (
     PING_SIZE,
     IncompleteFrame,
     header_of,
+    joined,
     read_fragments,
     read_frames,
     read_pong,
@@ -254,7 +255,7 @@ class WebSocket:
         end, ended = read_fragments(self._kept, start, fragments, self._max_message - size, most)
         if not before and fragments:
             self._text = self._kept[start] == Opcode.TEXT
-        message = self._joined() if ended else None
+        message = joined(fragments, text=self._text) if ended else None
         if ended and message is None:  # no text: the protocol gets the last one
             end -= FRAGMENT_HEADER + len(fragments.pop())
         taken = len(fragments) - before
@@ -270,15 +271,6 @@ class WebSocket:
         if message is not None:
             self._deliver([message])
         return taken
-
-    def _joined(self) -> str | bytes | None:
-        whole = b"".join(self._fragments)
-        if not self._text:
-            return whole
-        try:
-            return whole.decode()
-        except UnicodeDecodeError:
-            return None
 
     def _keep_from(self, position: int) -> None:
         if position == len(self._kept):
