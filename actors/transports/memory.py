@@ -113,6 +113,12 @@ class MemoryTransport:
         else:
             self._deliver(data)
 
+    def gather(self) -> None:
+        pass
+
+    def write_frame(self, header: bytes, payload: bytes) -> None:
+        self.write(header + payload)
+
     def pause(self) -> None:
         self._paused = True
 

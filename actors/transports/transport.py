@@ -66,6 +66,12 @@ class Transport(Protocol):
     def write(self, data: bytes) -> None:
         """Queue ``data``; never blocks.  Nothing happens after ``end`` and ``abort``."""
 
+    def gather(self) -> None:
+        """Several writes are to come within this turn of the event loop: send them with one call."""
+
+    def write_frame(self, header: bytes, payload: bytes) -> None:
+        """Queue a large frame, as ``write`` would, but without a copy where that can be."""
+
     def pause(self) -> None:
         """Stop reading: the peer is held up by TCP."""
 

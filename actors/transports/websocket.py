@@ -22,8 +22,11 @@ from websockets.streams import StreamReader
 from actors.codes import CloseCode
 from actors.rates import TokenBucket
 from actors.transports.fastlane import (
+    BINARY_HEADERS,
     PING_HEADER,
     PING_SIZE,
+    TEXT_HEADERS,
+    IncompleteFrame,
     close_frame,
     header_of,
     read_close,
@@ -37,9 +40,11 @@ wire_logger.setLevel(logging.WARNING)
 
 
 LARGE = 4096
-"""Bytes from which a payload is not copied behind its header."""
+"""Bytes from which a payload is not copied behind its header, and is handled while it is in the caches."""
 STEP = 1024
 """Bytes that the protocol takes before the receiver may say that it is full; more within a large frame."""
+TURN = 256
+"""Frames that are taken apart before other connections get their turn, if the receiver does not pause."""
 _PONG = bytes([0x80 | Opcode.PONG])
 _AT_EOF = StreamReader.at_eof.__code__
 """Where the protocol waits between two frames."""
@@ -50,6 +55,15 @@ class Receiver(Interface):
 
     def received(self, message: str | bytes) -> None:
         """A whole data message came."""
+
+    def received_many(self, messages: list[str | bytes]) -> None:
+        """Whole data messages came together."""
+
+    def hurry(self) -> None:
+        """So much came that it will have left the processor's caches when others are read first."""
+
+    def give_way(self) -> None:
+        """There is more to take apart than others can wait for: ``read_on`` is to be called in a while."""
 
     def peer_closed(self) -> None:
         """The peer's Close frame came; if ours was not out, the answer is queued now."""
@@ -76,6 +90,8 @@ class WebSocket:
         "_control_rate",
         "_finished",
         "_fragments",
+        "_gave_way",
+        "_incomplete",
         "_kept",
         "_kept_from",
         "_max_fragments",
@@ -139,11 +155,13 @@ class WebSocket:
         if protocol is not None:
             protocol.max_message_size = self._max_message
         self._plain = protocol is None or not protocol.extensions
-        self._between_frames = self._plain
+        self._between_frames = self._plain  # the fast lane may read
+        self._incomplete: IncompleteFrame | None = None
         self._kept = b""  # what was read and not taken apart yet, from the next position on
         self._kept_from = 0
         self._step = STEP
         self._paused = False
+        self._gave_way = False
         self._reading = False
         self._fragments: list[bytes] = []
         self._text = False
@@ -157,38 +175,48 @@ class WebSocket:
     # -- from the transport --------------------------------------------------------------------
 
     def data(self, data: bytes) -> None:
-        """Take bytes of the peer apart into frames and tell the receiver, until it pauses.
+        """Take bytes of the peer apart into frames and tell the receiver, until it pauses or has to give way.
 
         One read may hold ten thousand frames, or a thousand times its size when they are compressed: what
-        the receiver has no room for is kept as it came.
+        the receiver or others have no room for is kept as it came.
         """
         self.last_received = self._clock()
+        receiver = self._receiver  # which is forgotten when the connection is lost meanwhile
         start = 0
         if self._kept:
             data = self._kept[self._kept_from :] + data
         elif self._between_frames:
-            messages, start = read_frames(data, self._max_message)
+            messages, start, incomplete = read_frames(data, self._max_message)
             self._deliver(messages)
-            if start == len(data):
-                return
-            if self.ping_sent_at is not None and read_pong(data, start) == self._ping:
+            if incomplete is not None:
+                self._begin(incomplete)
+            if start < len(data) and self.ping_sent_at is not None and read_pong(data, start) == self._ping:
                 self._answered(self.ping_sent_at)
-                return
-        self._kept, self._kept_from = data, start
-        self._read()
+                start = len(data)
+        if start < len(data):
+            self._kept, self._kept_from = data, start
+            self._read()
+        if len(data) >= LARGE:
+            receiver.hurry()
 
     def _deliver(self, messages: list[str | bytes]) -> None:
         if messages:
             self.last_message = self.last_received
-            received = self._receiver.received
-            for message in messages:
-                received(message)
+            self._receiver.received_many(messages)
+            if len(messages) > 1:
+                self.transport.gather()  # behind the receiver's turn: that is when the answers are there
 
     def _read(self) -> None:
         if self._reading:  # paused and resumed by the receiver: the loop below goes on
             return
         self._reading = True
-        while self._kept and not self._paused:
+        turn = TURN
+        while self._kept and not self._paused and not self._gave_way:
+            if turn <= 0:
+                self._gave_way = True
+                self.transport.pause()
+                self._receiver.give_way()
+                break
             kept, start = self._kept, self._kept_from
             if self._between_frames and self._protocol is None and not self._finished:
                 close = read_close(kept, start)
@@ -196,18 +224,42 @@ class WebSocket:
                     self._peer_closed(*close)
                     break
             if self._between_frames:
-                messages, end = read_frames(kept, self._max_message, start)
+                messages, end, incomplete = read_frames(kept, self._max_message, start)
                 self._keep_from(end)
-                if messages:
-                    self._deliver(messages)
+                self._deliver(messages)
+                turn -= len(messages)
+                if incomplete is not None:
+                    self._begin(incomplete)
+                if end != start:
                     continue
+            elif self._incomplete is not None:
+                self._go_on(self._incomplete)
+                continue
             if self._finished:
                 self._kept = b""  # RFC 6455, section 7.1.7: nothing behind a failure or a Close is looked at
                 break
             end = min(start + self._step, len(kept))
             self._keep_from(end)
-            self._parse(kept if end - start == len(kept) else kept[start:end])
+            turn -= self._parse(kept if end - start == len(kept) else kept[start:end])
         self._reading = False
+
+    def _begin(self, frame: IncompleteFrame) -> None:
+        self._between_frames = False
+        self._incomplete = frame
+        self.assembling_since = self.last_received
+
+    def _go_on(self, frame: IncompleteFrame) -> None:
+        self._keep_from(frame.take(self._kept, self._kept_from))
+        if frame.missing:
+            return
+        self._incomplete = None
+        message = frame.message()
+        if message is None:
+            self._kept, self._kept_from = frame.as_it_came() + self._kept[self._kept_from :], 0
+        else:
+            self._deliver([message])
+            self.assembling_since = None
+        self._between_frames = self._protocol is None or self._protocol.state is OPEN
 
     def _keep_from(self, position: int) -> None:
         if position == len(self._kept):
@@ -236,7 +288,8 @@ class WebSocket:
         self._kept = b""  # as in ``_read``: nothing behind a Close is looked at
         self._receiver.peer_closed()
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> int:
+        """Let the protocol have ``data``; gives how many frames ended with it."""
         protocol = self._framing()
         protocol.receive_data(data)
         frames = protocol.events_received()
@@ -247,6 +300,7 @@ class WebSocket:
                 self._frame(frame)
         self._look(protocol)
         self._find_place(protocol)
+        return len(frames)
 
     def _find_place(self, protocol: Protocol) -> None:
         """See whether the protocol stands between two frames, or since when a message is incomplete."""
@@ -270,6 +324,7 @@ class WebSocket:
         self._finished = True
         self._between_frames = False
         self._kept = b""  # reading was paused: it is lost as what the kernel has
+        self._incomplete = None
         receiver = self._receiver
         del self._receiver  # it knows this WebSocket, too, and a parser its protocol
         if self._protocol is not None:
@@ -328,6 +383,7 @@ class WebSocket:
 
     def _message(self, payload: bytes | bytearray | memoryview) -> None:
         self.last_message = self.last_received
+        self.assembling_since = None  # what comes behind it, with the same read perhaps, is another one
         if not self._text:
             self._receiver.received(bytes(payload))
             return
@@ -373,33 +429,43 @@ class WebSocket:
         self.transport.pause()
 
     def resume(self) -> None:
-        """Read on."""
+        """Read again."""
         self._paused = False
+        self._go_on_reading()
+
+    def read_on(self) -> None:
+        """Go on where the receiver had to give way."""
+        self._gave_way = False
+        self._go_on_reading()
+
+    def _go_on_reading(self) -> None:
         self._read()
-        if not self._paused:
+        if not self._paused and not self._gave_way:
             self.transport.resume()
 
     # -- to the wire ---------------------------------------------------------------------------
 
     def send(self, message: str | bytes) -> None:
         """Queue a data message."""
+        self.last_message = self._clock()
         if self._plain:
-            text = isinstance(message, str)
-            payload = message.encode() if isinstance(message, str) else message
-            header = header_of(len(payload), text=text)
-            self.last_message = self._clock()
-            if len(payload) < LARGE:
-                self.transport.write(header + payload)
+            if isinstance(message, str):
+                payload, headers = message.encode(), TEXT_HEADERS
             else:
-                self.transport.write(header)
-                self.transport.write(payload)
+                payload, headers = message, BINARY_HEADERS
+            length = len(payload)
+            if length < 126:  # as header_of, which costs more than all this
+                self.transport.write(headers[length] + payload)
+            elif length < LARGE:
+                self.transport.write(frame_of(message))
+            else:
+                self.transport.write_frame(header_of(length, text=isinstance(message, str)), payload)
             return
         protocol = self._framing()
         if isinstance(message, str):
             protocol.send_text(message.encode())
         else:
             protocol.send_binary(message)
-        self.last_message = self._clock()
         for chunk in protocol.data_to_send():
             self.transport.write(chunk)
 
