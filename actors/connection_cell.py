@@ -37,6 +37,10 @@ from actors.wakeup import Parker, Waiter
 _REFUSED = object()
 _PEER_CLOSES = Close(exit_reason=ExitReason.NORMAL)
 _STREAM_ENDS = Close(exit_reason=ExitReason.CONNECTION_LOST)
+CROWD = 0.001
+"""Seconds that a turn of the event loop takes when others have much to do, too."""
+SHORT_TURN = 4
+"""Messages that an actor handles then before the others get their turn, until it has nothing left."""
 _FROM_WIRE = (str, bytes)
 
 
@@ -188,8 +192,9 @@ class ConnectionCell(Cell):
         """As any cell's; a coroutine for every message of the peer would cost more than what it does."""
         actor, mailbox, clock = self.actor, self.mailbox, self.runtime.clock
         assert actor is not None, "a cell without an actor has no loop"
+        turn = TURN
         while True:
-            for _ in range(TURN):
+            for _ in range(turn):
                 if self.interrupted:
                     return
                 if mailbox.control or mailbox.told_messages:
@@ -203,6 +208,7 @@ class ConnectionCell(Cell):
                     message = mailbox.data.popleft()
                 else:
                     await self._parker.park()
+                    turn = TURN
                     break
                 if self._paused and mailbox.may_resume:
                     self._paused = False
@@ -222,7 +228,9 @@ class ConnectionCell(Cell):
                     self.handling_since = None
             else:
                 if len(mailbox):
+                    began = clock()
                     await checkpoint()
+                    turn = TURN if clock() - began < CROWD else SHORT_TURN
 
     async def dispatch(self, message: Any) -> None:
         if type(message) is _DrainMarker:

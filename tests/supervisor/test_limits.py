@@ -20,6 +20,7 @@ from anyio.lowlevel import checkpoint
 from actors import ActorRef, ConnectionActor, MailboxFull
 from actors.cell import TURN
 from actors.codecs import Codec, JsonCodec, MsgpackCodec
+from actors.connection_cell import CROWD, SHORT_TURN
 from actors.rates import InboundRate
 from actors.testing import ManualClock, connected, settled
 from actors.transports.compression import MAX_RATIO
@@ -294,6 +295,19 @@ async def test_a_flood_of_tiny_messages_fills_no_mailbox_and_leaves_turns_to_oth
 
     assert queued <= BATCH
     assert max(later - earlier for earlier, later in pairwise(seen)) <= 2 * TURN
+
+
+async def test_a_flood_of_messages_gets_shorter_turns_while_others_have_much_to_do() -> None:
+    clock, count, seen = ManualClock(), 400, [0]
+    async with connected(Keep, clock=clock) as client:
+        client.feed(encode(TEXT, b"x") * count)
+        while seen[-1] < count:
+            clock._now += 2 * CROWD  # that long takes what others do in each of their turns
+            await checkpoint()
+            seen.append(len(client.actor.got) if client.actor else 0)
+
+    behind_the_first_turn = [later - earlier for earlier, later in pairwise(seen) if earlier]
+    assert max(behind_the_first_turn) <= 2 * SHORT_TURN
 
 
 # -- what the peer does not read ---------------------------------------------------------------
