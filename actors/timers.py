@@ -62,6 +62,11 @@ class Timers:
     def __len__(self) -> int:
         return sum(self._live(entry) for entry in self._heap)
 
+    @property
+    def size(self) -> int:
+        """About how many deadlines there are, those that were cancelled lately included."""
+        return len(self._heap)
+
     def at(self, deadline: float, callback: Callable[[], None]) -> Timer:
         """Call ``callback`` at ``deadline``, on the event loop's thread, between two tasks' turns."""
         timer = Timer(deadline, callback)

@@ -302,7 +302,7 @@ class Policy:
 # -- pure decisions about an open connection ---------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: three are made for every ping, and freezing is a third of its cost
 class Facts:
     """What is known about an open connection; times are seconds of one monotonic clock.
 

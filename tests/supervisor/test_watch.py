@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -280,6 +281,29 @@ async def test_a_peer_that_answers_no_ping_is_lost_after_the_timeout() -> None:
     assert client.report is not None
     assert (client.report.sent, client.report.clean) == ((1011, "heartbeat lost"), False)
     assert client.report.exit_reason is ExitReason.HEARTBEAT_LOST
+
+
+async def test_the_pings_of_few_connections_go_out_at_the_same_times_and_within_their_jitter() -> None:
+    clock = ManualClock()
+    policy = Policy(heartbeat=Heartbeat(interval=20, jitter=0.1)).over(OFF)
+    sent: list[int] = []
+
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(watched(Echo, policy, clock)) for _ in range(8)]
+
+        def pings() -> int:
+            return sum(frame.opcode == PING for client in clients for frame in client.frames)
+
+        await clock.advance(17.5)
+        for _ in range(9):
+            before = pings()
+            await clock.advance(31 / 64)
+            assert pings() == before
+            await clock.advance(1 / 64)
+            sent.append(pings() - before)
+
+    assert sum(sent) == 8
+    assert max(sent) < 8, "jitter is for that they do not all come together"
 
 
 # -- send stall --------------------------------------------------------------------------------
