@@ -1,9 +1,9 @@
 """Park one task and wake it, with the cheapest means of each runtime.
 
-The parker itself is what the task awaits on asyncio, ``wait_task_rescheduled`` does it on trio.  An
-``Event`` would do the same at several times the price.  A parker holds one task at a time; ``wake``
-without a parked task does nothing, so the woken task looks again at the state it waits for.  A parker
-belongs to the thread of its event loop; a ``Waiter`` may be woken from any thread.
+A future on asyncio, ``wait_task_rescheduled`` on trio.  An ``Event`` would do the same at several
+times the price.  A parker holds one task at a time; ``wake`` without a parked task does nothing,
+so the woken task looks again at the state it waits for.  A parker belongs to the thread of its
+event loop; a ``Waiter`` may be woken from any thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
-from types import CoroutineType, FrameType, coroutine
+from types import CoroutineType, FrameType
 from typing import Any, Protocol, cast, final
 
 import anyio
@@ -46,23 +46,19 @@ class Parker(Protocol):
 
 @final
 class AsyncioParker:
-    """A parker on asyncio and uvloop: a future-like object (``asyncio.isfuture``), used again and again."""
+    """A parker on asyncio and uvloop."""
 
-    __slots__ = ("_asyncio_future_blocking", "_cancellation", "_context", "_handle", "_loop", "_step")
+    __slots__ = ("_future", "_hurried", "_loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._step: Callable[[AsyncioParker], object] | None = None  # of the parked task
-        self._context: contextvars.Context | None = None
-        self._handle: asyncio.Handle | None = None  # the task is woken, and its turn will come
-        self._cancellation: asyncio.CancelledError | None = None
-        self._asyncio_future_blocking = False
+        self._future: asyncio.Future[None] | _Interruption | None = None
+        self._hurried = False
 
-    @coroutine
-    def park(self) -> Generator[AsyncioParker, None, None]:
-        assert self._step is None, "a parker holds one task at a time"
-        self._asyncio_future_blocking = True
-        yield self
+    def park(self) -> Awaitable[None]:
+        assert self._future is None or self._future.done(), "a parker holds one task at a time"
+        self._future = future = _Interruption(self._loop) if self._hurried else self._loop.create_future()
+        return future
 
     async def park_for(self, seconds: float) -> None:
         # uvloop counts whole milliseconds, and one that is rounded down comes too early, again and again.
@@ -73,22 +69,51 @@ class AsyncioParker:
             timer.cancel()
 
     def wake(self) -> None:
-        if self._step is not None and self._handle is None:
+        future = self._future
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    def hurry(self) -> None:
+        self._hurried = True  # from the next time on
+        if isinstance(self._future, _Interruption):
+            self._future.hurry()
+
+
+@final
+class _Interruption:
+    """A future-like object (``asyncio.isfuture``) whose task can be run before its turn."""
+
+    __slots__ = ("_asyncio_future_blocking", "_cancellation", "_context", "_handle", "_loop", "_step")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._step: Callable[[_Interruption], object] | None = None  # of the task that waits
+        self._context: contextvars.Context | None = None
+        self._handle: asyncio.Handle | None = None  # the task is woken, and its turn will come
+        self._cancellation: asyncio.CancelledError | None = None
+        self._asyncio_future_blocking = False
+
+    def set_result(self, _: None) -> None:
+        """Wake the task."""
+        if self._step is not None:
             self._handle = self._loop.call_soon(self._step, self, context=self._context)
 
     def hurry(self) -> None:
+        """Run the task now if it is woken, and no other one runs."""
         handle, step, context = self._handle, self._step, self._context
-        if handle is None or asyncio.current_task(self._loop) is not None:
+        if handle is None or step is None or context is None or asyncio.current_task(self._loop) is not None:
             return
-        assert step is not None, "a woken task waits"
-        assert context is not None, "comes with the step"
         handle.cancel()
         context.run(step, self)
 
     # -- called by the task --------------------------------------------------------------------
 
+    def __await__(self) -> Generator[_Interruption, None, None]:
+        self._asyncio_future_blocking = True
+        yield self
+
     def add_done_callback(
-        self, step: Callable[[AsyncioParker], object], *, context: contextvars.Context
+        self, step: Callable[[_Interruption], object], *, context: contextvars.Context
     ) -> None:
         """Take what lets the task go on."""
         self._step = step
@@ -100,19 +125,18 @@ class AsyncioParker:
             return False
         # By its message anyio knows a cancellation of its own.
         self._cancellation = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
-        self.wake()
+        self.set_result(None)
         return True
 
     def done(self) -> bool:
-        """Whether no task waits, or it is woken."""
-        return self._step is None or self._handle is not None
+        """Whether the task is woken."""
+        return self._handle is not None
 
     def result(self) -> None:
-        """Let the task go on: what it gets for its wait."""
-        self._step = self._handle = None
-        cancellation, self._cancellation = self._cancellation, None
-        if cancellation is not None:
-            raise cancellation
+        """What the task gets for its wait; it goes on."""
+        self._step = None
+        if self._cancellation is not None:
+            raise self._cancellation
 
 
 @final

@@ -1,14 +1,16 @@
 """The fast lane: plain data frames, unfragmented and uncompressed, read and written without the protocol.
 
 Our pings and their pongs too, since that is all that happens on an idle connection, and whole Close frames,
-so that a connection on which nothing else is said never needs a protocol.
+so that a connection on which nothing else is said never needs a protocol; and small fragments, of which an
+attack can have as many as it likes.
 
 The rules of this file:
 
 * Only while the sans-I/O protocol stands between two frames of an open connection without
   extensions; then it has nothing to remember, and skipping it changes nothing.
 * What is not plainly such a frame is left to the protocol, which knows what to do about it: control
-  frames, fragments, a header that has not come whole, everything that breaks a rule.
+  frames, large fragments, a header that has not come whole, everything that breaks a rule.
+* Between two fragments the protocol remembers how large their message is, and nothing else: it is told.
 * A frame whose payload has not come whole belongs to the lane until it has: the protocol sees none of it.
 * Layout of a frame: RFC 6455, section 5.2.
 """
@@ -28,6 +30,9 @@ except ImportError:  # a platform without the package's C code
 
 _TEXT = 0x81
 _BINARY = 0x82
+_BEGINNINGS = (0x01, 0x02)
+_LAST = 0x80
+_CONTINUATIONS = (0x00, _LAST)
 _CLOSE = 0x88
 _CLOSE_BYTE = bytes((_CLOSE,))
 _MASKED = 0x80
@@ -39,6 +44,8 @@ PING_HEADER = bytes((0x89, PING_SIZE))
 _PONG_HEADER = bytes((0x8A, _MASKED | PING_SIZE))
 _HEADER_16 = Struct("!BBH").pack
 _HEADER_64 = Struct("!BBQ").pack
+FRAGMENT_HEADER = 6
+"""Bytes in the header of a small fragment."""
 BATCH = 32
 """Messages that are read at once: whoever gets them may want no more."""
 _WITHOUT_COPY = 4096
@@ -72,17 +79,22 @@ class IncompleteFrame:
 
     def message(self) -> str | bytes | None:
         """The message, when nothing is missing; ``None`` if it is a text that is none."""
-        payload = b"".join(self._pieces)
-        if self._header[0] == _BINARY:
-            return payload
-        try:
-            return payload.decode()
-        except UnicodeDecodeError:
-            return None
+        return joined(self._pieces, text=self._header[0] == _TEXT)
 
     def as_it_came(self) -> bytes:
         """What of the frame has come."""
         return self._header + apply_mask(b"".join(self._pieces), self._header[-4:])
+
+
+def joined(pieces: list[bytes], *, text: bool) -> str | bytes | None:
+    """The message that came in ``pieces``; ``None`` for a text that is none."""
+    payload = b"".join(pieces)
+    if not text:
+        return payload
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def read_frames(
@@ -129,6 +141,31 @@ def read_frames(
                 break
         position = end
     return messages, position, incomplete
+
+
+def read_fragments(
+    data: bytes, position: int, fragments: list[bytes], room: int, most: int
+) -> tuple[int, bool]:
+    """Add the small fragments at ``position`` of ``data`` to those of their message.
+
+    There will be ``most`` of them, and ``room`` bytes in those that are added.  Give where what is left
+    begins, and whether the message has ended.
+    """
+    size = len(data)
+    while size - position >= FRAGMENT_HEADER and len(fragments) < most:
+        first, length = data[position], data[position + 1] - _MASKED
+        if first not in (_CONTINUATIONS if fragments else _BEGINNINGS) or not 0 <= length < 126:
+            break
+        start = position + FRAGMENT_HEADER
+        end = start + length
+        if end > size or length > room:
+            break
+        fragments.append(apply_mask(data[start:end], data[start - 4 : start]))
+        room -= length
+        position = end
+        if first == _LAST:
+            return position, True
+    return position, False
 
 
 def read_pong(data: bytes, position: int) -> bytes | None:

@@ -23,13 +23,16 @@ from actors.codes import CloseCode
 from actors.rates import TokenBucket
 from actors.transports.fastlane import (
     BINARY_HEADERS,
+    FRAGMENT_HEADER,
     PING_HEADER,
     PING_SIZE,
     TEXT_HEADERS,
     IncompleteFrame,
     close_frame,
     header_of,
+    joined,
     read_close,
+    read_fragments,
     read_frames,
     read_pong,
 )
@@ -43,7 +46,7 @@ LARGE = 4096
 """Bytes from which a payload is not copied behind its header, and is handled while it is in the caches."""
 STEP = 1024
 """Bytes that the protocol takes before the receiver may say that it is full; more within a large frame."""
-TURN = 256
+TURN = 128
 """Frames that are taken apart before other connections get their turn, if the receiver does not pause."""
 _PONG = bytes([0x80 | Opcode.PONG])
 _AT_EOF = StreamReader.at_eof.__code__
@@ -238,6 +241,9 @@ class WebSocket:
             if self._finished:
                 self._kept = b""  # RFC 6455, section 7.1.7: nothing behind a failure or a Close is looked at
                 break
+            if self._plain and (fragments := self._read_fragments()):
+                turn -= fragments
+                continue
             end = min(start + self._step, len(kept))
             self._keep_from(end)
             turn -= self._parse(kept if end - start == len(kept) else kept[start:end])
@@ -260,6 +266,33 @@ class WebSocket:
             self._deliver([message])
             self.assembling_since = None
         self._between_frames = self._protocol is None or self._protocol.state is OPEN
+
+    def _read_fragments(self) -> int:
+        """Take small fragments where the protocol awaits a frame; gives how many."""
+        protocol, fragments, start = self._framing(), self._fragments, self._kept_from
+        if protocol.state is not OPEN or not _awaits_frame(protocol):
+            return 0
+        before, size = len(fragments), protocol.current_size or 0
+        most = sys.maxsize if self._max_fragments is None else self._max_fragments
+        end, ended = read_fragments(self._kept, start, fragments, self._max_message - size, most)
+        if not before and fragments:
+            self._text = self._kept[start] == Opcode.TEXT
+        message = joined(fragments, text=self._text) if ended else None
+        if ended and message is None:  # no text: the protocol gets the last one
+            end -= FRAGMENT_HEADER + len(fragments.pop())
+        taken = len(fragments) - before
+        if message is not None:
+            fragments.clear()
+            protocol.current_size = self.assembling_since = None
+        elif taken:
+            protocol.current_size = size + sum(map(len, fragments[before:]))
+        else:
+            return 0
+        self._keep_from(end)
+        self._find_place(protocol)
+        if message is not None:
+            self._deliver([message])
+        return taken
 
     def _keep_from(self, position: int) -> None:
         if position == len(self._kept):

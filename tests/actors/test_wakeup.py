@@ -56,8 +56,11 @@ async def test_a_wake_without_a_parked_task_is_not_remembered() -> None:
     assert scope.cancelled_caught
 
 
-async def test_a_parker_can_be_used_again_after_a_cancellation() -> None:
+@pytest.mark.parametrize("hurried", [False, True])
+async def test_a_parker_can_be_used_again_after_a_cancellation(hurried: bool) -> None:
     parker = current_backend().parker()
+    if hurried:
+        parker.hurry()
     woken = 0
 
     async def park() -> None:
@@ -78,8 +81,11 @@ async def test_a_parker_can_be_used_again_after_a_cancellation() -> None:
     assert woken == 3
 
 
-async def test_a_woken_and_then_cancelled_task_ends_once() -> None:
+@pytest.mark.parametrize("hurried", [False, True])
+async def test_a_woken_and_then_cancelled_task_ends_once(hurried: bool) -> None:
     parker = current_backend().parker()
+    if hurried:
+        parker.hurry()
 
     async def park() -> None:
         await parker.park()
@@ -91,9 +97,32 @@ async def test_a_woken_and_then_cancelled_task_ends_once() -> None:
         task_group.cancel_scope.cancel()
 
 
+async def test_the_first_time_a_task_is_hurried_it_keeps_its_turn() -> None:
+    backend = current_backend()
+    parker = backend.parker()
+    steps: list[str] = []
+
+    async def park() -> None:
+        await parker.park()
+        steps.append("goes on")
+
+    def callback() -> None:
+        parker.wake()
+        parker.hurry()
+        steps.append("is woken")
+
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(park)
+        await anyio.wait_all_tasks_blocked()
+        backend.call_from_thread(callback)
+
+    assert steps == ["is woken", "goes on"]
+
+
 async def test_a_woken_task_that_is_hurried_in_a_callback_has_run_before_the_event_loop_goes_on() -> None:
     backend = current_backend()
     parker = backend.parker()
+    parker.hurry()
     steps: list[str] = []
     tasks: list[object] = []
 
@@ -127,6 +156,7 @@ async def test_a_woken_task_that_is_hurried_in_a_callback_has_run_before_the_eve
 
 async def test_one_task_does_not_run_another_within_its_own_turn() -> None:
     parker = current_backend().parker()
+    parker.hurry()
     steps: list[str] = []
 
     async def park() -> None:
@@ -146,6 +176,7 @@ async def test_one_task_does_not_run_another_within_its_own_turn() -> None:
 async def test_a_hurried_task_that_was_cancelled_meanwhile_ends_once() -> None:
     backend = current_backend()
     parker = backend.parker()
+    parker.hurry()
     ends: list[str] = []
 
     async def park() -> None:
@@ -172,6 +203,7 @@ async def test_a_hurried_task_that_was_cancelled_meanwhile_ends_once() -> None:
 async def test_what_a_hurried_task_raises_is_not_raised_to_who_hurried_it() -> None:
     backend = current_backend()
     parker = backend.parker()
+    parker.hurry()
     calls: list[str] = []
 
     async def park() -> None:

@@ -185,6 +185,38 @@ def test_both_lanes_agree_on_bytes_that_come_one_by_one_and_end_anywhere(stream:
     assert run(chunks, fast=True, eof=eof) == run(chunks, fast=False, eof=eof)
 
 
+small = st.sampled_from([b"", b"x", b"\xc3", b"\xa9"])
+fragmented = st.builds(
+    lambda opcode, first, rest, last: b"".join(
+        [masked(opcode, first, fin=False)]
+        + [masked(Opcode.CONT, one, fin=False) for one in rest]
+        + ([] if last is None else [masked(Opcode.CONT, last)])
+    ),
+    st.sampled_from([Opcode.TEXT, Opcode.BINARY]),
+    small,
+    st.lists(st.one_of(small, small, payloads), max_size=6),
+    st.one_of(st.none(), small),
+)
+"""Messages of up to as many fragments as are allowed, and more; some have no end."""
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(st.one_of(fragmented, fragmented, controls, data_frames, fragments), max_size=6).map(b"".join),
+    st.lists(st.integers(min_value=0), max_size=8),
+    st.integers(-1, 8),
+    st.booleans(),
+)
+def test_both_lanes_agree_on_fragments_in_any_split(
+    stream: bytes, cuts: list[int], close_at: int, eof: bool
+) -> None:
+    chunks = split(stream, cuts)
+
+    fast = run(chunks, fast=True, close_at=close_at, eof=eof)
+
+    assert fast == run(chunks, fast=False, close_at=close_at, eof=eof)
+
+
 @given(st.one_of(st.text(), st.binary()))
 def test_a_written_frame_is_that_of_the_protocol(message: str | bytes) -> None:
     opcode = Opcode.TEXT if isinstance(message, str) else Opcode.BINARY
