@@ -55,13 +55,10 @@ class AsyncioParker:
         self._future: asyncio.Future[None] | _Interruption | None = None
         self._hurried = False
 
-    async def park(self) -> None:
-        assert self._future is None, "a parker holds one task at a time"
+    def park(self) -> Awaitable[None]:
+        assert self._future is None or self._future.done(), "a parker holds one task at a time"
         self._future = future = _Interruption(self._loop) if self._hurried else self._loop.create_future()
-        try:
-            await future
-        finally:
-            self._future = None
+        return future
 
     async def park_for(self, seconds: float) -> None:
         # uvloop counts whole milliseconds, and one that is rounded down comes too early, again and again.
@@ -96,7 +93,7 @@ class _Interruption:
         self._cancellation: asyncio.CancelledError | None = None
         self._asyncio_future_blocking = False
 
-    def set_result(self, result: None) -> None:
+    def set_result(self, _: None) -> None:
         """Wake the task."""
         if self._step is not None:
             self._handle = self._loop.call_soon(self._step, self, context=self._context)

@@ -30,11 +30,11 @@ except ImportError:  # a platform without the package's C code
 
 _TEXT = 0x81
 _BINARY = 0x82
-_CLOSE = 0x88
-_CLOSE_BYTE = bytes((_CLOSE,))
 _BEGINNINGS = (0x01, 0x02)
 _LAST = 0x80
 _CONTINUATIONS = (0x00, _LAST)
+_CLOSE = 0x88
+_CLOSE_BYTE = bytes((_CLOSE,))
 _MASKED = 0x80
 TEXT_HEADERS = tuple(bytes((_TEXT, length)) for length in range(126))
 BINARY_HEADERS = tuple(bytes((_BINARY, length)) for length in range(126))

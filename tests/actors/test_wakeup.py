@@ -344,7 +344,7 @@ async def test_the_innermost_frame_of_a_task_is_where_it_waits() -> None:
         parker.wake()
 
     assert frame is not None
-    assert frame.f_code.co_name in ("park", "wait_task_rescheduled")
+    assert frame.f_code.co_name in ("inner", "wait_task_rescheduled")
     assert innermost_frame(None) is None
 
 
