@@ -30,7 +30,7 @@ from actors.wakeup import Waiter
 from supervisor.admission import Admission, Gate
 from supervisor.connections import Connections, ConnectionSupervisor
 from supervisor.drain import Draining, DrainReport
-from supervisor.events import Hook, ServerStarted, ServerStopped, log_event, tell
+from supervisor.events import Hook, ServerStarted, ServerStopped, check_hooks, log_event, tell
 from supervisor.hosting import Host, hosted
 from supervisor.listeners import Listeners, addresses_of, bind_tcp, bind_unix, listen, resolve, take_over
 from supervisor.policies import Policy, check_seconds
@@ -137,7 +137,7 @@ class Server:
         self._terms: dict[Route, Terms] = {}
         self._admission = admission or Admission()
         self.policy = policy or Policy()
-        self.hooks = tuple(hooks)
+        self.hooks = check_hooks(hooks)
         self.registry = Registry()
         self.upgrades: set[Upgrade] = set()
         self._drains: list[Draining] = []

@@ -504,6 +504,8 @@ def test_options_are_checked_at_once(robyn: Robyn) -> None:
         supervise(robyn, policy=10)
     with pytest.raises(TypeError, match=r"ssl: an ssl.SSLContext"):
         supervise(robyn, ssl=True)
+    with pytest.raises(TypeError, match=r"hooks: plain functions of one event, 'log' is none"):
+        supervise(robyn, hooks=["log"])
 
 
 def test_a_path_is_given_once_whichever_way(robyn: Robyn) -> None:
