@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from actors import Request
 from actors.rates import TokenBucket
+from actors.request import Headers
 from actors.transports.opening import HandshakeRefused
 from supervisor.policies import NOT_GIVEN, NotGiven, check_count, check_seconds
 
@@ -209,12 +210,12 @@ class Gate:
             self._refused_now += 1
         return ticket, refused
 
-    def client_of(self, peer: str, request: Request) -> str:
+    def client_of(self, peer: str, headers: Headers) -> str:
         """The address of the client: the peer's, or what trusted proxies say."""
         host = _host_of(peer) if self._proxies else None
         if host is None or not _within(host, self._proxies):
             return peer
-        chains = [chain for chain in (_forwarded(request), _x_forwarded_for(request)) if chain]
+        chains = [chain for chain in (_forwarded(headers), _x_forwarded_for(headers)) if chain]
         told = {self._believed(chain) for chain in chains}
         # A proxy that knows one of the two fields passes on what the client wrote into the other one.
         client = told.pop() if len(told) == 1 else None
@@ -397,9 +398,9 @@ def _within(host: IPAddress, nets: Sequence[Network]) -> bool:
     return any(host.version == net.version and host in net for net in nets)
 
 
-def _forwarded(request: Request) -> list[str]:
+def _forwarded(headers: Headers) -> list[str]:
     """The addresses of ``Forwarded`` (RFC 7239), the client's first; ``""`` for a hop that tells none."""
-    fields = request.headers.get_all("Forwarded")
+    fields = headers.get_all("Forwarded")
     return [_for(element) for element in ",".join(fields).split(",")] if fields else []
 
 
@@ -408,9 +409,9 @@ def _for(element: str) -> str:
     return next((value for name, _, value in pairs if name.strip().lower() == "for"), "")
 
 
-def _x_forwarded_for(request: Request) -> list[str]:
+def _x_forwarded_for(headers: Headers) -> list[str]:
     """The addresses of ``X-Forwarded-For``, the client's first."""
-    fields = request.headers.get_all("X-Forwarded-For")
+    fields = headers.get_all("X-Forwarded-For")
     return ",".join(fields).split(",") if fields else []
 
 

@@ -31,6 +31,7 @@ if "serve" not in vars(supervisor):  # pragma: no cover - only in a broken envir
 from actors import Actor, ActorRef, ConnectionActor
 from actors.codes import CloseCode
 from actors.errors import ActorMisuse
+from actors.request import Headers
 from supervisor.admission import Admission
 from supervisor.drain import Drain, DrainReport
 from supervisor.events import Hook, log_event
@@ -209,13 +210,15 @@ class RobynSockets:
         """The IP address of the client that sent an HTTP request; ``None`` when it is long gone.
 
         Robyn sees the pipe: ``request.ip_addr`` is a loopback address that stands for the client, the
-        same one while it is known.  A client cannot forge it, as it could a header; behind a proxy of
-        yours this is the proxy's address, as ever.
+        same one while it is known.  A client cannot forge it, as it could a header.  Behind a proxy of
+        yours it is the proxy's address, unless ``trusted_proxies`` of the admission says whom to believe.
         """
-        seen = request.ip_addr
-        if self._pipes is None or seen is None:
-            return seen
-        return self._pipes.sources.client(seen)
+        peer = request.ip_addr
+        if self._pipes is not None and peer is not None:
+            peer = self._pipes.sources.client(peer)
+        if peer is None:
+            return None
+        return self.server.gate.client_of(peer, Headers(request.headers.multi_items()))
 
     async def drain(
         self,

@@ -76,7 +76,7 @@ class Upgrade:
             return
         try:
             handshake = self._handshake = Handshake(head, client=self.transport.peer)
-            client = server.gate.client_of(self.transport.peer, handshake.request)
+            client = server.gate.client_of(self.transport.peer, handshake.request.headers)
             found = server.router.find(handshake.path)
             if found is None:
                 raise HandshakeRefused(404, "no WebSocket at this path")

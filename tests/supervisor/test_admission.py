@@ -48,7 +48,7 @@ class Door:
             return ticket, refused
         asked = request(list(fields))
         try:
-            self.gate.ask(ticket, self.gate.client_of(peer, asked), asked)
+            self.gate.ask(ticket, self.gate.client_of(peer, asked.headers), asked)
         except HandshakeRefused as error:
             return ticket, error
         return ticket, None
@@ -445,7 +445,7 @@ def test_the_client_is_the_last_address_that_is_no_trusted_proxy(
 ) -> None:
     door = Door(trusted_proxies=PROXIES)
 
-    assert door.gate.client_of(peer, request(fields)) == client
+    assert door.gate.client_of(peer, request(fields).headers) == client
 
 
 def test_the_clients_behind_a_proxy_are_counted_one_by_one() -> None:

@@ -22,10 +22,11 @@ LARGE = 100 * MB
 APP = """
 import asyncio, os
 from robyn import Robyn, Request, SSEMessage, SSEResponse, StreamingResponse
+from supervisor import Admission
 from supervisor.robyn import supervise
 
 app = Robyn(__file__)
-sockets = supervise(app)
+sockets = supervise(app, admission=Admission(trusted_proxies=["127.0.0.7"]))
 app.serve_directory("/files", os.path.dirname(__file__))
 go_on = asyncio.Semaphore(0)
 ended = 0
@@ -182,3 +183,11 @@ def test_a_client_cannot_forge_its_address(app: Program) -> None:
     forged = who(app, "127.0.0.6", **{"X-Forwarded-For": "192.0.2.1", "Forwarded": "for=192.0.2.1"})
 
     assert forged["client"] == "127.0.0.6"
+
+
+def test_a_trusted_proxy_is_believed_whose_request_it_is(app: Program) -> None:
+    told = who(app, "127.0.0.7", **{"X-Forwarded-For": "192.0.2.9, 192.0.2.1"})
+    silent = who(app, "127.0.0.7")
+
+    assert told["client"] == "192.0.2.1"
+    assert silent["client"] == "127.0.0.7"
