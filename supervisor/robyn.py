@@ -2,7 +2,8 @@
 
 No WebSocket route is ever registered on Robyn.  Our listener owns the public port, inside Robyn's
 own event loop: upgrades come to us, everything else is piped to Robyn's listener, which has a port
-of its own on loopback (or, with ``websocket_port``, the public one).
+of its own on loopback (or, with ``websocket_port``, the public one).  A process of its own does the
+piping, the pump, where there can be one.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from supervisor.drain import Drain, DrainReport
 from supervisor.events import Hook, log_event
 from supervisor.functions import Codecs, FunctionRoute
 from supervisor.listeners import addresses_of, bind_tcp
-from supervisor.pipe import Pipes
+from supervisor.plain_http import PlainHttp
 from supervisor.policies import Policy, RestartLimit, check_count
 from supervisor.processes import Parent, Processes, bind_places, close_places
 from supervisor.registry import Registry
@@ -99,7 +100,7 @@ class RobynSockets:
         self._encrypted = encrypted
         self._started = False
         self._routes: list[tuple[SubRouter, str, Route]] = []
-        self._pipes: Pipes | None = None
+        self._http: PlainHttp | None = None
 
     def __repr__(self) -> str:
         return f"<RobynSockets: {len(self.server.router) + len(self._routes)} routes>"
@@ -214,8 +215,8 @@ class RobynSockets:
         yours it is the proxy's address, unless ``trusted_proxies`` of the admission says whom to believe.
         """
         peer = request.ip_addr
-        if self._pipes is not None and peer is not None:
-            peer = self._pipes.sources.client(peer)
+        if self._http is not None and peer is not None:
+            peer = self._http.sources.client(peer)
         if peer is None:
             return None
         return self.server.gate.client_of(peer, Headers(request.headers.multi_items()))
@@ -259,7 +260,8 @@ class RobynSockets:
     ) -> None:
         """Start Robyn and serve until SIGINT, SIGTERM or ``server.stop()``; does not return.
 
-        HTTP and WebSockets share ``port`` (0: any free one, which the log tells).  With
+        HTTP and WebSockets share ``port`` (0: any free one, which the log tells); on Linux and without
+        TLS a second process, which ends with this one, passes HTTP on to Robyn.  With
         ``websocket_port`` the WebSockets have that one to themselves, and Robyn has ``port`` with
         nothing between it and its clients; ``host`` is an IP address then.  The environment variables
         ``ROBYN_HOST`` and ``ROBYN_PORT`` win, as they do in Robyn.
@@ -289,17 +291,18 @@ class RobynSockets:
             sys.exit(_run_processes(count, host, port, websocket_port, restarts or RestartLimit()))
         reserved, public = _sockets(parent, host, port, websocket_port)
         address: tuple[str, int] = reserved.getsockname()[:2]
-        pipes = Pipes(self.server, address)
+        one_port = websocket_port is None
+        # A session of TLS stays in the process that it began in.
+        pump = one_port and not self._encrypted and sys.platform == "linux"
+        http = PlainHttp(self.server, address, pump=pump)
         self.server.bound = public
-        if websocket_port is None:
-            self._pipes = self.server.plain_http = pipes
+        if one_port:
+            self._http = self.server.plain_http = http
         self.server.ready_path = ready_path
         self._started = True
         # They are for the public address: hidden from Robyn's own start, and given back to the app.
         hidden = {name: os.environ.pop(name) for name in ("ROBYN_HOST", "ROBYN_PORT") if name in os.environ}
-        life = Life(
-            self._app, self.server, pipes, parent, drain, hidden, self._announcement(public, reserved)
-        )
+        life = Life(self._app, self.server, http, parent, drain, hidden, self._announcement(public, reserved))
         handlers, asked_for = self._app.event_handlers, self._app.config.processes
         self._app.event_handlers = {
             Events.STARTUP: FunctionInfo(life.startup, True, 0, {}, {}),

@@ -29,7 +29,7 @@ from robyn.events import Events
 from robyn.robyn import FunctionInfo
 
 from supervisor.drain import Drain
-from supervisor.pipe import Pipes
+from supervisor.plain_http import PlainHttp
 from supervisor.processes import Parent
 from supervisor.server import Server
 
@@ -48,14 +48,14 @@ class Life:
         self,
         app: Robyn,
         server: Server,
-        pipes: Pipes,
+        http: PlainHttp,
         parent: Parent | None,
         drain: Drain | None,
         environment: Mapping[str, str],
         announcement: str,
     ) -> None:
         self._server = server
-        self._pipes = pipes
+        self._http = http
         self._parent = parent
         self._drain = drain
         self._environment = environment
@@ -83,6 +83,7 @@ class Life:
         self._loop = loop = asyncio.get_running_loop()
         self._starting = asyncio.current_task()
         os.environ.update(self._environment)
+        self._http.start()
         started = asyncio.Event()
         try:
             if (users := self._users_startup) is not None:
@@ -105,6 +106,7 @@ class Life:
         """Say that it serves, once Robyn does and the signals are ours."""
         if ours:
             await self._take_back_signals(loop, ours)
+        await self._http.started()
         logger.info("%s", self._announcement)
         if self._parent is not None:
             self._parent.tell_ready()
@@ -116,7 +118,7 @@ class Life:
                 await self._server.serve_forever()
         except BaseException as error:
             self._failed(error)
-        self._pipes.abort()
+        self._http.abort()
         if not self._ending:
             self._end_loop_soon()
 
@@ -178,13 +180,13 @@ class Life:
         try:
             if retiring:
                 await server.stop_listening()
-                await self._pipes.settle()
-            self._pipes.closing = True
+                await self._http.settle()
+            self._http.last_answers()
             await server.drain(drain.within, drain.spread, drain.code, drain.reason, drain.notice)
             await server.stop_listening()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(self._deadline) as self._patience:
-                    await self._pipes.finish()
+                    await self._http.finish()
             self._patience = None
         except Exception:
             logger.exception("the drain failed: closing every connection now")
@@ -218,6 +220,7 @@ class Life:
                 result = users.handler()
                 if users.is_async:
                     self._loop.run_until_complete(result)
+        self._http.abort()
         if self._failure is not None:
             # A thread of Robyn may wait for this task for ever, and panics if Python's ending destroys it.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._starting))

@@ -329,6 +329,11 @@ class Server:
     def _accepted(self, transport: Transport) -> None:
         Upgrade(self, transport)
 
+    def take_back(self, transport: Transport, request: bytes) -> None:
+        """Serve a connection of ``plain_http`` from ``request`` on, which is for this server."""
+        Upgrade(self, transport)
+        transport.sink.data(request)
+
     async def _bind(self) -> list[socket.socket]:
         if self.bound is not None:
             return list(self.bound)
