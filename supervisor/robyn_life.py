@@ -32,6 +32,7 @@ from supervisor.drain import Drain
 from supervisor.plain_http import PlainHttp
 from supervisor.processes import Parent
 from supervisor.server import Server
+from supervisor.unanswered import until_answered
 
 logger = logging.getLogger("supervisor")
 
@@ -186,6 +187,8 @@ class Life:
             await server.stop_listening()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(self._deadline) as self._patience:
+                    if server.plain_http is None:
+                        await until_answered(self._http.address[1])
                     await self._http.finish()
             self._patience = None
         except Exception:
