@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("supervisor")
 
+# mallopt(3): every read of a large answer took fresh memory of the kernel, and gave it back after the write.
+_MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(4 * 1024 * 1024), "MALLOC_MMAP_THRESHOLD_": str(1024 * 1024)}
+
 
 @final
 class Pump:
@@ -84,7 +87,7 @@ class Pump:
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "supervisor.pumping", json.dumps(given)],
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                    env={**os.environ, **_MALLOC, "PYTHONPATH": os.pathsep.join(sys.path)},
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,  # Ctrl-C is for the server
