@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 START_TIMEOUT = 10.0
-"""Seconds that the start of an app waits for its pump."""
+"""Seconds that the start of a process waits for its pump."""
 
 
 @final

@@ -138,6 +138,7 @@ class Pump:
 
     def _got(self, word: Word, data: bytes, sent: socket.socket | None) -> None:
         if word is Word.READY:
+            logger.info("HTTP goes through the pump, process %d", self.pid)
             self._ready = self._served = True
             self.began.set()
             if self._closing:

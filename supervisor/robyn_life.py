@@ -104,12 +104,16 @@ class Life:
         self._background.append(loop.create_task(self._announce(loop, ours)))
 
     async def _announce(self, loop: asyncio.AbstractEventLoop, ours: list[bytes]) -> None:
-        """Say that it serves, once Robyn does and the signals are ours."""
+        """Say that it serves, once Robyn does and the signals are ours.
+
+        The parent hears it when the pump is there as well: clients that the old process sends away come
+        back at once, and their connections would stay with this process.
+        """
         if ours:
             await self._take_back_signals(loop, ours)
-        await self._http.started()
         logger.info("%s", self._announcement)
         if self._parent is not None:
+            await self._http.started()
             self._parent.tell_ready()
 
     async def _serve(self, started: asyncio.Event) -> None:

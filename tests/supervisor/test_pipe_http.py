@@ -78,6 +78,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         file.truncate(LARGE)
     with running(directory, APP) as started:
         started.port()
+        started.wait_for("HTTP goes through the pump")
         yield started
         assert "Traceback" not in started.output
 

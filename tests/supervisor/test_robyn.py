@@ -130,8 +130,9 @@ def test_a_websocket_at_a_path_of_nobody_is_answered_404(app: Program) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_pump_ends_with_its_process_whatever_ends_that(tmp_path: Path, number: signal.Signals) -> None:
     with running(tmp_path, APP) as app, http_connection(app.port()) as connection:
+        pump = int(app.wait_for(r"HTTP goes through the pump, process (\d+)")[1])
+        assert children_of(app.process.pid) == {pump}
         assert ask(connection, "GET", "/") == (200, b"hello")
-        (pump,) = children_of(app.process.pid)
 
         app.signal(number)
         app.status()
