@@ -12,6 +12,7 @@ The rules of this file:
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from enum import Enum, auto
 from types import CoroutineType
@@ -58,6 +59,11 @@ class CellState(Enum):
     STOPPED = auto()
 
 
+ALIVE = (CellState.STARTING, CellState.RUNNING)
+"""Nothing has ended the actor yet."""
+_OVER = (CellState.TEARING_DOWN, CellState.STOPPED)
+
+
 class Cell:
     """One actor at work.  For the thread of its event loop, but for what ``ActorRef`` calls."""
 
@@ -65,6 +71,7 @@ class Cell:
         "_asked",
         "_crash",
         "_hook_timer",
+        "_incarnation",
         "_killed_for",
         "_last_hook",
         "_make",
@@ -75,6 +82,7 @@ class Cell:
         "_on_started",
         "_overflow",
         "_parker",
+        "_ref",
         "_restart_delay",
         "_restarting",
         "_scope",
@@ -86,11 +94,11 @@ class Cell:
         "exit_reason",
         "handling_since",
         "id",
-        "incarnation",
+        "incarnation_number",
         "interrupted",
+        "kind",
         "leaks",
         "mailbox",
-        "ref",
         "report",
         "runtime",
         "state",
@@ -116,6 +124,10 @@ class Cell:
         self.mailbox = Mailbox(bounds)
         self.state = CellState.STARTING
         self.actor: Actor | None = None
+        """The instance at work; ``None`` again at the end, when it is its owners' alone."""
+        self.kind = "actor"
+        """The name of the actor's class."""
+        self.incarnation_number = 1
         self.exit_reason = ExitReason.NORMAL
         self.error: BaseException | None = None
         self.report: CloseReport | None = None
@@ -123,8 +135,8 @@ class Cell:
         """When the running hook began, on the runtime's clock; ``None`` between hooks."""
         self.leaks: list[str] = []
         self.torn_down_at: tuple[float, float] | None = None
-        self.incarnation = Incarnation(self, 1)
-        self.ref = ActorRef(self)
+        self._incarnation: Incarnation | None = None  # most actors need none
+        self._ref: weakref.ref[ActorRef] | None = None
         self._make = make
         self._overflow = overflow
         self._teardown = teardown
@@ -148,9 +160,21 @@ class Cell:
         self._when_stopped: list[Callable[[], None]] = []
 
     @property
-    def kind(self) -> str:
-        """The name of the actor's class."""
-        return type(self.actor).__qualname__ if self.actor is not None else "actor"
+    def ref(self) -> ActorRef:
+        """The actor's address; not held here, or only the garbage collector could free the two."""
+        ref = None if self._ref is None else self._ref()
+        if ref is None:
+            ref = ActorRef(self)
+            self._ref = weakref.ref(ref)
+        return ref
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """The life that the actor has now, with its tasks, resources and timers."""
+        if self._incarnation is None:
+            over = self.state in _OVER
+            self._incarnation = Incarnation(self, self.incarnation_number, ended=over)
+        return self._incarnation
 
     @property
     def stopped(self) -> bool:
@@ -170,7 +194,9 @@ class Cell:
 
     def is_own_task(self, task: object) -> bool:
         """Whether ``task`` runs the actor's hooks, or belongs to its incarnation."""
-        return task is not None and (task is self._task or self.incarnation.owns(task))
+        if task is None:
+            return False
+        return task is self._task or (self._incarnation is not None and self._incarnation.owns(task))
 
     # -- the life ------------------------------------------------------------------------------
 
@@ -202,7 +228,7 @@ class Cell:
                 fresh = False  # the hook was cancelled, and its actor goes on
             else:
                 break
-        while self.state in (CellState.STARTING, CellState.RUNNING):
+        while self.state in ALIVE:
             await self._parker.park()
         if self._task is task:
             self._task = None
@@ -217,6 +243,7 @@ class Cell:
             actor = self._make()
             actor._cell = self
             self.actor = actor
+            self.kind = type(actor).__qualname__
         except BaseException as raised:
             self.hook_failed(raised)
         else:
@@ -231,7 +258,7 @@ class Cell:
         self._restarting = False
         if self._crash is None and self.restartable:
             if error is not None:
-                self._tell_monitors(Restarted(self.ref, self.incarnation.number, error))
+                self._tell_monitors(Restarted(self.ref, self.incarnation_number, error))
             elif self._on_started is not None:
                 self._on_started(self)
 
@@ -276,7 +303,8 @@ class Cell:
         await self.runtime.wait(self._parker, lambda: not self.restartable, delay)
         if not self.restartable:
             return False
-        self.incarnation = Incarnation(self, self.incarnation.number + 1)
+        self._incarnation = None
+        self.incarnation_number += 1
         return True
 
     def _tell_monitors(self, message: Down | Restarted) -> None:
@@ -374,7 +402,7 @@ class Cell:
                 message.fail(ActorStopped(f"{self.ref!r} crashed before it answered"))
 
     def _end_because(self, error: BaseException) -> None:
-        if self.state in (CellState.STARTING, CellState.RUNNING):
+        if self.state in ALIVE:
             self.error = error
             self.exit_with(reason_of(error))
 
@@ -384,7 +412,7 @@ class Cell:
 
     def exit_with(self, reason: ExitReason) -> None:
         """End the actor for ``reason``; the first reason stays."""
-        if self.state in (CellState.STARTING, CellState.RUNNING):
+        if self.state in ALIVE:
             self.exit_reason = reason
             self.end_loop()
 
@@ -450,17 +478,19 @@ class Cell:
     # -- the teardown --------------------------------------------------------------------------
 
     async def _tear_down(self) -> None:
-        if self.state in (CellState.TEARING_DOWN, CellState.STOPPED):
+        if self.state in _OVER:
             return
         self.state = CellState.TEARING_DOWN
         began = self.runtime.clock()
         self.mailbox.open = False
         if self._hook_timer is not None:
             self._hook_timer.cancel()
-        self.incarnation.cancel_timers()
-        self.leaks += await self.incarnation.end_tasks(self._teardown)
+        if self._incarnation is not None:
+            self._incarnation.cancel_timers()
+            self.leaks += await self._incarnation.end_tasks(self._teardown)
         await self._run_last_hook()
-        self.leaks += await self.incarnation.release(self._teardown)
+        if self._incarnation is not None:
+            self.leaks += await self._incarnation.release(self._teardown)
         self.torn_down_at = (began, self.runtime.clock())
         self._finish()
 
@@ -505,8 +535,9 @@ class Cell:
         self.state = CellState.STOPPED
         self._clear()
         self.mailbox.control.clear()
-        self._tell_monitors(self.down())
-        self._monitors.clear()
+        if self._monitors:
+            self._tell_monitors(self.down())
+            self._monitors.clear()
         for monitored in self._monitored:
             monitored.runtime.call(monitored.forget_monitor, self)
         self._monitored.clear()
@@ -515,6 +546,8 @@ class Cell:
         for call in self._when_stopped:
             call()
         self._when_stopped.clear()
+        # Refs, reports and the actor may be kept for ever; what would make a cycle of them is let go.
+        self.actor = self._incarnation = None
 
     def down(self) -> Down:
         """What monitors get."""
@@ -553,7 +586,7 @@ class Cell:
     def _put_control(self, message: object) -> None:
         if isinstance(message, Down):
             self._monitored.pop(message.ref._cell, None)
-        if self.state in (CellState.STARTING, CellState.RUNNING):
+        if self.state in ALIVE:
             self.mailbox.put_control(message)
             self._parker.wake()
 

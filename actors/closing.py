@@ -18,6 +18,8 @@ from enum import Enum, auto
 class ClosingState(Enum):
     """How far the closing handshake of one connection is."""
 
+    __hash__ = object.__hash__  # an Enum's own hashes the name, in Python
+
     OPEN = auto()
     """Messages flow both ways."""
     PENDING = auto()
@@ -32,6 +34,8 @@ class ClosingState(Enum):
 
 class Signal(Enum):
     """What happened to a connection."""
+
+    __hash__ = object.__hash__  # as above
 
     DEFER = auto()
     """A close is wanted behind the queued messages, or after a notice and its grace."""
@@ -48,14 +52,18 @@ class Signal(Enum):
 
 
 class Action(Enum):
-    """What is to be done about a signal."""
+    """What is to be done about a signal: something once a Close frame goes out or the stream ends."""
+
+    __hash__ = object.__hash__  # as above
 
     START_DEADLINE = auto()
     """From now the whole closing handshake has the close timeout."""
     SEND_CLOSE = auto()
     """Send our Close frame."""
     END_TCP = auto()
-    """End our side of TCP; the server does it first (RFC 6455, section 7.1.1)."""
+    """End TCP; the server does it first (RFC 6455, section 7.1.1)."""
+    LINGER = auto()
+    """End our side of TCP and read on: who broke the protocol may go on sending."""
     ABORT = auto()
     """Drop TCP without waiting for anything."""
     TEAR_DOWN = auto()
@@ -68,19 +76,19 @@ TABLE: dict[tuple[ClosingState, Signal], tuple[ClosingState, tuple[Action, ...]]
     (_S.OPEN, _G.DEFER): (_S.PENDING, ()),
     (_S.OPEN, _G.CLOSE): (_S.SENT, (_A.SEND_CLOSE, _A.START_DEADLINE)),
     (_S.OPEN, _G.PEER_CLOSE): (_S.ENDING, (_A.START_DEADLINE, _A.END_TCP)),
-    (_S.OPEN, _G.FAILURE): (_S.ENDING, (_A.START_DEADLINE, _A.END_TCP)),
+    (_S.OPEN, _G.FAILURE): (_S.ENDING, (_A.START_DEADLINE, _A.LINGER)),
     (_S.OPEN, _G.END): (_S.CLOSED, (_A.TEAR_DOWN,)),
     (_S.OPEN, _G.DEADLINE): (_S.OPEN, ()),
     (_S.PENDING, _G.DEFER): (_S.PENDING, ()),
     (_S.PENDING, _G.CLOSE): (_S.SENT, (_A.SEND_CLOSE, _A.START_DEADLINE)),
     (_S.PENDING, _G.PEER_CLOSE): (_S.ENDING, (_A.START_DEADLINE, _A.END_TCP)),
-    (_S.PENDING, _G.FAILURE): (_S.ENDING, (_A.START_DEADLINE, _A.END_TCP)),
+    (_S.PENDING, _G.FAILURE): (_S.ENDING, (_A.START_DEADLINE, _A.LINGER)),
     (_S.PENDING, _G.END): (_S.CLOSED, (_A.TEAR_DOWN,)),
     (_S.PENDING, _G.DEADLINE): (_S.PENDING, ()),
     (_S.SENT, _G.DEFER): (_S.SENT, ()),
     (_S.SENT, _G.CLOSE): (_S.SENT, ()),
     (_S.SENT, _G.PEER_CLOSE): (_S.ENDING, (_A.END_TCP,)),
-    (_S.SENT, _G.FAILURE): (_S.ENDING, (_A.END_TCP,)),
+    (_S.SENT, _G.FAILURE): (_S.ENDING, (_A.LINGER,)),
     (_S.SENT, _G.END): (_S.CLOSED, (_A.TEAR_DOWN,)),
     (_S.SENT, _G.DEADLINE): (_S.CLOSED, (_A.ABORT, _A.TEAR_DOWN)),
     (_S.ENDING, _G.DEFER): (_S.ENDING, ()),

@@ -83,6 +83,9 @@ def check_close(code: int, reason: str) -> None:
 
     The message names the option (``code`` or ``reason``) and says what may be given instead.
     """
+    usual = type(code) is int and (code in _STANDARD or 3000 <= code <= 4999)
+    if usual and type(reason) is str and len(reason) <= MAX_REASON and reason.isascii():
+        return
     if isinstance(code, bool) or not isinstance(code, int):
         raise TypeError(f"code: a close code is an int, not {type(code).__name__}")
     kind = kind_of(code)

@@ -16,7 +16,9 @@ from dataclasses import replace
 from types import CoroutineType
 from typing import Any
 
-from actors.cell import STOP, Cell, CellState, Reaction, reason_of
+from anyio.lowlevel import checkpoint
+
+from actors.cell import ALIVE, STOP, TURN, Cell, CellState, Reaction, reason_of
 from actors.closing import Action, ClosingState, Signal, step
 from actors.codecs import Codec, RawCodec
 from actors.codes import CloseCode, fit_reason
@@ -33,6 +35,9 @@ from actors.transports.websocket import WebSocket
 from actors.wakeup import Parker, Waiter
 
 _REFUSED = object()
+_PEER_CLOSES = Close(exit_reason=ExitReason.NORMAL)
+_STREAM_ENDS = Close(exit_reason=ExitReason.CONNECTION_LOST)
+_FROM_WIRE = (str, bytes)
 
 
 class _DrainMarker(Marker):
@@ -134,16 +139,33 @@ class ConnectionCell(Cell):
 
     def received(self, message: str | bytes) -> None:
         """Queue a message of the peer; one that comes after the begin of a close is only counted."""
-        if not self.mailbox.open:
-            self._late += 1
+        self.received_many([message])
+
+    def received_many(self, messages: list[str | bytes]) -> None:
+        """Queue messages of the peer that came together."""
+        if self._rate is not None and len(messages) > 1:  # each one may be the one that closes
+            for message in messages:
+                self.received_many([message])
             return
-        self.messages_in += 1
-        if not self.mailbox.put_inbound(message) and not self._paused:
+        mailbox = self.mailbox
+        if not mailbox.open:
+            self._late += len(messages)
+            return
+        self.messages_in += len(messages)
+        self._parker.wake()
+        if not mailbox.put_inbound(messages) and not self._paused:
             self._paused = True
             self._apply_reading()
-        self._parker.wake()
         if self._rate is not None:
             self._look_at_rate(self._rate)
+
+    def hurry(self) -> None:
+        """Let the actor handle what came before anything else is read."""
+        self._parker.hurry()
+
+    def give_way(self) -> None:
+        """Let the others have a turn of the event loop."""
+        self.runtime.backend.call_from_thread(self.websocket.read_on)
 
     def _look_at_rate(self, rate: InboundRate) -> None:
         """Pause reading while messages come too fast; close with 1008 when that does not help."""
@@ -162,33 +184,51 @@ class ConnectionCell(Cell):
         self._rate.paused = False
         self._apply_reading()
 
-    async def dispatch(self, message: Any) -> None:
-        """Give one message to its hook; a payload that the codec refuses closes the connection."""
-        kind = type(message)
-        if kind is not str and kind is not bytes:
-            if kind is _DrainMarker:
-                self._drained()
+    async def _loop(self) -> None:
+        """As any cell's; a coroutine for every message of the peer would cost more than what it does."""
+        actor, mailbox, clock = self.actor, self.mailbox, self.runtime.clock
+        assert actor is not None, "a cell without an actor has no loop"
+        while True:
+            for _ in range(TURN):
+                if self.interrupted:
+                    return
+                if mailbox.control or mailbox.told_messages:
+                    message = mailbox.pop()
+                    if message is STOP:
+                        return
+                    if type(message) not in _FROM_WIRE:
+                        await self.dispatch(message)
+                        continue
+                elif mailbox.data:
+                    message = mailbox.data.popleft()
+                else:
+                    await self._parker.park()
+                    break
+                if self._paused and mailbox.may_resume:
+                    self._paused = False
+                    self._apply_reading()
+                if not self._raw and (message := self._decode(message)) is _REFUSED:
+                    continue
+                self.handling_since = clock()
+                try:
+                    result: Any = actor.on_message(message)
+                    if type(result) is CoroutineType:
+                        await result
+                except BaseException as error:
+                    if not self.harmless(error):
+                        self.dead_letter(message, "crashed")
+                    self.hook_failed(error)
+                finally:
+                    self.handling_since = None
             else:
-                await super().dispatch(message)
-            return
-        if self._paused and self.mailbox.may_resume:
-            self._paused = False
-            self._apply_reading()
-        if not self._raw and (message := self._decode(message)) is _REFUSED:
-            return
-        actor = self.actor
-        assert actor is not None, "a cell without an actor has crashed, and its lanes are empty"
-        self.handling_since = self.runtime.clock()
-        try:
-            result: Any = actor.on_message(message)
-            if type(result) is CoroutineType:
-                await result
-        except BaseException as error:
-            if not self.harmless(error):
-                self.dead_letter(message, "crashed")
-            self.hook_failed(error)
-        finally:
-            self.handling_since = None
+                if len(mailbox):
+                    await checkpoint()
+
+    async def dispatch(self, message: Any) -> None:
+        if type(message) is _DrainMarker:
+            self._drained()
+        else:
+            await super().dispatch(message)
 
     def _decode(self, data: str | bytes) -> Any:
         try:
@@ -206,16 +246,15 @@ class ConnectionCell(Cell):
 
         One who waits for each of its messages never gets there: it takes several at once.
         """
-        kind = type(message)
-        plain = self._raw and (kind is str or kind is bytes)
-        data = message if plain else self.codec.encode(message)
-        transport = self.websocket.transport
-        if transport.congested and self._send_limit is not None and transport.buffered > self._send_limit:
-            self.exit_with(ExitReason.OVERLOAD, "reads too slowly")
+        if not self._raw or (type(message) is not str and type(message) is not bytes):
+            message = self.codec.encode(message)
+        websocket = self.websocket
+        if websocket.transport.congested:
+            self._end_if_overloaded(0)
         if self.closing:
-            code, reason = self.websocket.sent or self.websocket.received or (CloseCode.ABNORMAL_CLOSURE, "")
+            code, reason = websocket.sent or websocket.received or (CloseCode.ABNORMAL_CLOSURE, "")
             raise ConnectionClosing(code, reason, self.report)
-        self.websocket.send(data)
+        websocket.send(message)
         self.messages_out += 1
 
     def publish_frame(self, frame: bytes) -> None:
@@ -230,6 +269,10 @@ class ConnectionCell(Cell):
         self.messages_out += 1
         if transport.congested:
             self._note_congestion()
+
+    def _end_if_overloaded(self, coming: int) -> None:
+        if self._send_limit is not None and self.websocket.transport.buffered + coming > self._send_limit:
+            self.exit_with(ExitReason.OVERLOAD, "reads too slowly")
 
     def _note_congestion(self) -> None:
         if self.congested_since is None:
@@ -316,7 +359,7 @@ class ConnectionCell(Cell):
         """Close with 1011 and an empty reason: no detail leaks to the peer."""
         if self.state is CellState.STOPPING:
             self.end_loop()  # what the peer sent before its end is not for an actor that crashed
-        elif self.error is None and self.state in (CellState.STARTING, CellState.RUNNING):
+        elif self.error is None and self.state in ALIVE:
             self.error = error
             self.exit_with(reason_of(error))
             self._clear()
@@ -324,7 +367,7 @@ class ConnectionCell(Cell):
     @property
     def restartable(self) -> bool:
         """Whether a crash may still lead to a new incarnation: the socket is open."""
-        return super().restartable and not self.closing
+        return self.state is CellState.RUNNING and not self.closing
 
     async def _end_life(self) -> bool:
         """As any cell, with reading paused meanwhile."""
@@ -362,27 +405,34 @@ class ConnectionCell(Cell):
     def _signal(self, signal: Signal) -> None:
         """Ask the table, and do what it says."""
         self._state, actions = step(self._state, signal)
-        self.closing = self._state not in (ClosingState.OPEN, ClosingState.PENDING)
-        transport = self.websocket.transport
         for action in actions:
-            if action is Action.SEND_CLOSE:
-                assert self._close is not None, "a close frame needs a close"
-                self.websocket.send_close(self._close.code, self._close.reason)
-                self.websocket.resume()  # a full mailbox must not hide the peer's Close frame
-                self.writable()
-            elif action is Action.START_DEADLINE:
-                if self._close_timeout is not None:
-                    self._close_deadline = self.runtime.timers.after(self._close_timeout, self._deadline)
-            elif action is Action.END_TCP:
-                self.websocket.resume()
-                transport.end(linger=signal is Signal.FAILURE)
-                self.writable()
-            elif action is Action.ABORT:
-                transport.abort()
-            else:
-                self._wire_ended()
-        if signal is Signal.FAILURE or Action.SEND_CLOSE in actions:
-            self._clear()
+            self.closing = True
+            _DO[action](self)
+
+    def _send_close(self) -> None:
+        assert self._close is not None, "a close frame needs a close"
+        self.websocket.send_close(self._close.code, self._close.reason)
+        self.websocket.resume()  # a full mailbox must not hide the peer's Close frame
+        self.writable()
+        self._clear()
+
+    def _start_deadline(self) -> None:
+        if self._close_timeout is not None:
+            self._close_deadline = self.runtime.timers.after(self._close_timeout, self._deadline)
+
+    def _end_tcp(self) -> None:
+        self.websocket.resume()
+        self.websocket.transport.end(linger=False)
+        self.writable()
+
+    def _linger(self) -> None:
+        self.websocket.resume()
+        self.websocket.transport.end(linger=True)
+        self.writable()
+        self._clear()
+
+    def _abort_tcp(self) -> None:
+        self.websocket.transport.abort()
 
     def _deadline(self) -> None:
         if self._state is ClosingState.CLOSED:
@@ -393,7 +443,7 @@ class ConnectionCell(Cell):
         """The peer's Close frame came, in answer to ours or before it."""
         if not self.closing:
             self._initiator = Initiator.PEER
-            self._begin(Close(exit_reason=ExitReason.NORMAL))
+            self._begin(_PEER_CLOSES)
         self._signal(Signal.PEER_CLOSE)
 
     def failed(self) -> None:
@@ -407,18 +457,15 @@ class ConnectionCell(Cell):
         """The stream ended."""
         if not self.closing:
             self._initiator = Initiator.TRANSPORT
-            self._begin(Close(exit_reason=ExitReason.CONNECTION_LOST))
+            self._begin(_STREAM_ENDS)
         self._signal(Signal.END)
         self.websocket.transport.end(linger=False)
 
     def _wire_ended(self) -> None:
         websocket, initiator = self.websocket, self._initiator
         sent, received = websocket.sent, websocket.received
-        code, reason = {
-            Initiator.LOCAL: sent,
-            Initiator.PEER: received,
-            Initiator.TRANSPORT: (int(CloseCode.ABNORMAL_CLOSURE), ""),
-        }[initiator] or (int(CloseCode.ABNORMAL_CLOSURE), "")
+        first = sent if initiator is Initiator.LOCAL else received if initiator is Initiator.PEER else None
+        code, reason = first or (int(CloseCode.ABNORMAL_CLOSURE), "")
         self.report = CloseReport(
             code=code,
             reason=reason,
@@ -475,6 +522,8 @@ class ConnectionCell(Cell):
 
     def _first_hook(self) -> Callable[[], Any] | None:
         assert self.actor is not None
+        if type(self.actor).on_connect is ConnectionActor.on_connect:
+            return None
         ended = self.state is CellState.STOPPING and self._initiator is Initiator.LOCAL
         return None if ended else self.actor.on_connect
 
@@ -498,3 +547,13 @@ class ConnectionCell(Cell):
         for message in self.mailbox.clear_data():
             self.dead_letter(message, "undelivered")
             self._late += not isinstance(message, Marker)
+
+
+_DO = {
+    Action.SEND_CLOSE: ConnectionCell._send_close,
+    Action.START_DEADLINE: ConnectionCell._start_deadline,
+    Action.END_TCP: ConnectionCell._end_tcp,
+    Action.LINGER: ConnectionCell._linger,
+    Action.ABORT: ConnectionCell._abort_tcp,
+    Action.TEAR_DOWN: ConnectionCell._wire_ended,
+}

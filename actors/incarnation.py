@@ -97,10 +97,10 @@ class Incarnation:
 
     __slots__ = ("_cell", "_parker", "_resources", "_tasks", "_timers", "ended", "number")
 
-    def __init__(self, cell: Cell, number: int) -> None:
+    def __init__(self, cell: Cell, number: int, *, ended: bool = False) -> None:
         self._cell = cell
         self.number = number
-        self.ended = False
+        self.ended = ended
         self._tasks: set[_Task] = set()
         self._resources: list[_Resource] = []
         self._timers: dict[Hashable, FiredTimer] = {}

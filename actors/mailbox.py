@@ -14,6 +14,7 @@ The rules of this file:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, final
@@ -90,10 +91,9 @@ class Mailbox:
 
     __slots__ = (
         "_bounds",
+        "_bytes_put",
         "control",
         "data",
-        "inbound_bytes",
-        "inbound_messages",
         "open",
         "told_bytes",
         "told_messages",
@@ -104,8 +104,7 @@ class Mailbox:
         self.control: list[Any] = []
         self.data = _UNUSED
         self.open = True
-        self.inbound_messages = 0
-        self.inbound_bytes = 0
+        self._bytes_put = 0  # what is queued from the wire, with what was taken since the last look
         self.told_messages = 0
         self.told_bytes = 0
 
@@ -116,28 +115,45 @@ class Mailbox:
         """Add to the control lane; always succeeds."""
         self.control.append(message)
 
-    def put_inbound(self, message: str | bytes) -> bool:
-        """Add a message from the wire; tell whether there is room for another one."""
-        if self.data is _UNUSED:
-            self.data = deque()
-        self.data.append(message)
-        self.inbound_messages += 1
-        self.inbound_bytes += len(message)
+    def put_inbound(self, messages: Collection[str | bytes]) -> bool:
+        """Add messages from the wire; tell whether there is room for another one."""
+        if not self.data:
+            self._bytes_put = 0
+            if self.data is _UNUSED:
+                self.data = deque()
+        self.data.extend(messages)
+        self._bytes_put += sum(map(len, messages))
         return self.has_room
+
+    @property
+    def inbound_messages(self) -> int:
+        """How many messages from the wire are queued."""
+        return len(self.data) - self.told_messages
+
+    @property
+    def inbound_bytes(self) -> int:
+        """How large they are together."""
+        return sum(len(message) for message in self.data if not isinstance(message, Told))
 
     @property
     def has_room(self) -> bool:
         """Whether the transport may read on."""
         bounds = self._bounds
-        return self.inbound_messages < bounds.inbound_messages and self.inbound_bytes < bounds.inbound_bytes
+        messages = len(self.data) - self.told_messages
+        return messages < bounds.inbound_messages and self._holds_less(bounds.inbound_bytes)
 
     @property
     def may_resume(self) -> bool:
         """Whether half of the room is free again: only then reading goes on, not at every message."""
-        return (
-            self.inbound_messages * 2 <= self._bounds.inbound_messages
-            and self.inbound_bytes * 2 <= self._bounds.inbound_bytes
+        bounds = self._bounds
+        return len(self.data) - self.told_messages <= bounds.inbound_messages // 2 and self._holds_less(
+            bounds.inbound_bytes // 2 + 1
         )
+
+    def _holds_less(self, size: int) -> bool:
+        if self._bytes_put >= size:
+            self._bytes_put = self.inbound_bytes
+        return self._bytes_put < size
 
     def put_told(self, told: Told) -> Admission:
         """Add a message from elsewhere, unless the gate is shut or there is no room."""
@@ -166,11 +182,7 @@ class Mailbox:
         if not self.data:
             return EMPTY
         message = self.data.popleft()
-        kind = type(message)
-        if kind is str or kind is bytes:
-            self.inbound_messages -= 1
-            self.inbound_bytes -= len(message)
-        else:
+        if isinstance(message, Told):
             self._forget(message)
         return message
 
@@ -189,13 +201,9 @@ class Mailbox:
             return []
         left = list(self.data)
         self.data.clear()
-        self.inbound_messages = self.inbound_bytes = self.told_messages = self.told_bytes = 0
+        self.told_messages = self.told_bytes = 0
         return left
 
-    def _forget(self, message: Any) -> None:
-        if isinstance(message, Told):
-            self.told_messages -= 1
-            self.told_bytes -= message.size
-        else:
-            self.inbound_messages -= 1
-            self.inbound_bytes -= len(message)
+    def _forget(self, told: Told) -> None:
+        self.told_messages -= 1
+        self.told_bytes -= told.size

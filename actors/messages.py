@@ -28,6 +28,8 @@ class Initiator(Enum):
 class ExitReason(Enum):
     """Why an actor ended.  ``close_code`` is the code that tells it to the peer."""
 
+    __hash__ = object.__hash__  # an Enum's own hashes the name, in Python
+
     NORMAL = "normal"
     SHUTDOWN = "shutdown"
     """Its supervisor stopped it."""

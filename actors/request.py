@@ -7,14 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 
-def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Put the values of every name together; tuples of text are no work for the garbage collector."""
-    gathered: dict[str, tuple[str, ...]] = {}
-    for name, value in pairs:
-        gathered[name] = (*gathered.get(name, ()), value)
-    return gathered
-
-
 @final
 class QueryParams(Mapping[str, str]):
     """The parameters behind the ``?`` of a URL; a name given several times counts with its last value.
@@ -25,7 +17,9 @@ class QueryParams(Mapping[str, str]):
     __slots__ = ("_pairs",)
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
-        self._pairs = _gathered(pairs)
+        self._pairs: dict[str, tuple[str, ...]] = {}  # tuples of text are no work for the garbage collector
+        for name, value in pairs:
+            self._pairs[name] = (*self._pairs.get(name, ()), value)
 
     def __getitem__(self, name: str) -> str:
         return self._pairs[name][-1]
@@ -51,29 +45,44 @@ class Headers(Mapping[str, str]):
     A field given several times counts with its first value; ``get_all`` gives every value.
     """
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_first", "_others")
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
-        self._fields = _gathered((name.lower(), value) for name, value in fields)
+        self._first: dict[str, str] = {}
+        self._others: dict[str, tuple[str, ...]] = {}
+        for name, value in fields:
+            name = name.lower()
+            if name in self._first:
+                self._others[name] = (*self._others.get(name, ()), value)
+            else:
+                self._first[name] = value
+
+    @classmethod
+    def of(cls, values: dict[str, str]) -> Headers:
+        """Fields that were given once each, by their names in small letters."""
+        headers = cls()
+        headers._first = values
+        return headers
 
     def __getitem__(self, name: str) -> str:
-        return self._fields[name.lower()][0]
+        return self._first[name.lower()]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._fields
+        return isinstance(name, str) and name.lower() in self._first
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
+        return iter(self._first)
 
     def __len__(self) -> int:
-        return len(self._fields)
+        return len(self._first)
 
     def __repr__(self) -> str:
         return f"Headers({ {name: self.get_all(name) for name in self} })"
 
     def get_all(self, name: str) -> list[str]:
         """Every value of ``name`` in the order of the request; empty when there is none."""
-        return list(self._fields.get(name.lower(), ()))
+        name = name.lower()
+        return [self._first[name], *self._others.get(name, ())] if name in self._first else []
 
 
 @dataclass(frozen=True, slots=True)

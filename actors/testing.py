@@ -117,6 +117,7 @@ class Client:
         self.frames: list[Frame] = []
         """Every frame that came, control frames too."""
         self.transport = MemoryTransport(self._arrived, lambda: self._arrived(b""), high_water)
+        self._ended: object = None
         self._protocol = protocol
         self._wire: list[bytes] = []
         self._came = anyio.Event()
@@ -131,8 +132,12 @@ class Client:
 
     @property
     def actor(self) -> Any:
-        """The actor itself."""
-        return self.cell.actor
+        """The actor itself, also when it has ended."""
+        return self.cell.actor or self._ended
+
+    def _keep(self, cell: Cell) -> None:
+        """The actor has ended, and its cell lets go of it."""
+        self._ended = cell.actor
 
     @property
     def report(self) -> CloseReport | None:
@@ -273,7 +278,6 @@ async def connected(
         runtime.spawn(client.run, name="client")
         try:
             handshake = Handshake(heads[0], client=client.transport.peer)
-            handshake.protocol.max_message_size = max_message
             spoken = tuple(actor.subprotocols) or offered_subprotocols(actor.codec)
             request = handshake.negotiate(spoken, path_params or {})
             answer: Any = actor.on_upgrade(request)
@@ -294,10 +298,13 @@ async def connected(
             request=request,
             codec=codec,
             on_crash=logged(crash, client.crashes),
+            on_exit=client._keep,
             **limits,
         )
         client.transport.write(handshake.accept())
-        cell.websocket = WebSocket(client.transport, handshake.protocol, cell, runtime.clock)
+        cell.websocket = WebSocket(
+            client.transport, handshake.protocol, cell, runtime.clock, max_message=max_message
+        )
         client.transport.sink = cell.websocket
         runtime.spawn(cell.run, name=cell.id)
         try:

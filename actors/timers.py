@@ -78,6 +78,11 @@ class Timers:
         if deadline < timer._entered:
             self._enter(timer)
 
+    def pass_on(self, timer: Timer, deadline: float, callback: Callable[[], None]) -> None:
+        """Let somebody else have ``timer``, for what comes later: no second entry in the heap."""
+        timer._callback = callback
+        self.move(timer, deadline)
+
     def fire(self) -> float:
         """Call what is due, and give the time of the next look (infinity when there is none)."""
         now = self._clock()

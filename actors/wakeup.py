@@ -1,9 +1,9 @@
 """Park one task and wake it, with the cheapest means of each runtime.
 
-A future on asyncio, ``wait_task_rescheduled`` on trio.  An ``Event`` would do the same at several
-times the price.  A parker holds one task at a time; ``wake`` without a parked task does nothing,
-so the woken task looks again at the state it waits for.  A parker belongs to the thread of its
-event loop; a ``Waiter`` may be woken from any thread.
+The parker itself is what the task awaits on asyncio, ``wait_task_rescheduled`` does it on trio.  An
+``Event`` would do the same at several times the price.  A parker holds one task at a time; ``wake``
+without a parked task does nothing, so the woken task looks again at the state it waits for.  A parker
+belongs to the thread of its event loop; a ``Waiter`` may be woken from any thread.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import contextvars
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
-from types import CoroutineType, FrameType
+from types import CoroutineType, FrameType, coroutine
 from typing import Any, Protocol, cast, final
 
 import anyio
@@ -28,7 +28,7 @@ _DAY = 86_400.0
 class Parker(Protocol):
     """Where one task waits until it is woken."""
 
-    async def park(self) -> None:
+    def park(self) -> Awaitable[None]:
         """Wait for ``wake``; may return early, so the caller checks its condition again."""
 
     async def park_for(self, seconds: float) -> None:
@@ -37,24 +37,32 @@ class Parker(Protocol):
     def wake(self) -> None:
         """Let the parked task go on; nothing when no task is parked."""
 
+    def hurry(self) -> None:
+        """Let a task that is woken run here and now, where the event loop allows it.
+
+        For who was called by the event loop and has nothing half done: the task may do anything.
+        """
+
 
 @final
 class AsyncioParker:
-    """A parker on asyncio and uvloop."""
+    """A parker on asyncio and uvloop: a future-like object (``asyncio.isfuture``), used again and again."""
 
-    __slots__ = ("_future", "_loop")
+    __slots__ = ("_asyncio_future_blocking", "_cancellation", "_context", "_handle", "_loop", "_step")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._future: asyncio.Future[None] | None = None
+        self._step: Callable[[AsyncioParker], object] | None = None  # of the parked task
+        self._context: contextvars.Context | None = None
+        self._handle: asyncio.Handle | None = None  # the task is woken, and its turn will come
+        self._cancellation: asyncio.CancelledError | None = None
+        self._asyncio_future_blocking = False
 
-    async def park(self) -> None:
-        assert self._future is None, "a parker holds one task at a time"
-        self._future = future = self._loop.create_future()
-        try:
-            await future
-        finally:
-            self._future = None
+    @coroutine
+    def park(self) -> Generator[AsyncioParker, None, None]:
+        assert self._step is None, "a parker holds one task at a time"
+        self._asyncio_future_blocking = True
+        yield self
 
     async def park_for(self, seconds: float) -> None:
         # uvloop counts whole milliseconds, and one that is rounded down comes too early, again and again.
@@ -65,9 +73,46 @@ class AsyncioParker:
             timer.cancel()
 
     def wake(self) -> None:
-        future = self._future
-        if future is not None and not future.done():
-            future.set_result(None)
+        if self._step is not None and self._handle is None:
+            self._handle = self._loop.call_soon(self._step, self, context=self._context)
+
+    def hurry(self) -> None:
+        handle, step, context = self._handle, self._step, self._context
+        if handle is None or asyncio.current_task(self._loop) is not None:
+            return
+        assert step is not None, "a woken task waits"
+        assert context is not None, "comes with the step"
+        handle.cancel()
+        context.run(step, self)
+
+    # -- called by the task --------------------------------------------------------------------
+
+    def add_done_callback(
+        self, step: Callable[[AsyncioParker], object], *, context: contextvars.Context
+    ) -> None:
+        """Take what lets the task go on."""
+        self._step = step
+        self._context = context
+
+    def cancel(self, msg: object = None) -> bool:
+        """Wake the task with a cancellation, unless it is woken already."""
+        if self.done():
+            return False
+        # By its message anyio knows a cancellation of its own.
+        self._cancellation = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
+        self.wake()
+        return True
+
+    def done(self) -> bool:
+        """Whether no task waits, or it is woken."""
+        return self._step is None or self._handle is not None
+
+    def result(self) -> None:
+        """Let the task go on: what it gets for its wait."""
+        self._step = self._handle = None
+        cancellation, self._cancellation = self._cancellation, None
+        if cancellation is not None:
+            raise cancellation
 
 
 @final
@@ -98,6 +143,9 @@ class TrioParker:
         if task is not None:
             self._task = None
             trio.lowlevel.reschedule(task)
+
+    def hurry(self) -> None:
+        """Nothing: trio runs its tasks itself."""
 
 
 class Backend(Protocol):

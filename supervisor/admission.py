@@ -164,6 +164,7 @@ class Gate:
             if isinstance(admission.origins, str)
             else frozenset(map(_origin_of, admission.origins))
         )
+        self._counted_as = lru_cache(maxsize=1024)(self._find_counted_as)
         self._addresses: dict[str, _Address] = {}
         self._keys: Counter[Hashable] = Counter()
         self._forget_at = MAX_ADDRESSES
@@ -192,9 +193,7 @@ class Gate:
 
     def arrive(self, peer: str, descriptor: int | None) -> tuple[Ticket, HandshakeRefused | None]:
         """A connection was accepted from ``peer``; give its place, and the refusal if there is one."""
-        host = _host_of(peer)
-        counted = host is None or not (_within(host, self._exempt) or _within(host, self._proxies))
-        ticket = Ticket(_group(host) if counted and host is not None else None)
+        ticket = Ticket(self._counted_as(peer.rpartition(":")[0]))
         self._enter(ticket)
         refused = None
         if descriptor is not None and descriptor >= descriptor_limit() - SPARE_DESCRIPTORS:
@@ -282,6 +281,13 @@ class Gate:
 
     # ------------------------------------------------------------------------------------------
 
+    def _find_counted_as(self, host: str) -> str | None:
+        """Under which address a peer at ``host`` is counted; not at all on a Unix socket."""
+        address = _parse(host)
+        if address is None or _within(address, self._exempt) or _within(address, self._proxies):
+            return None
+        return _group(address)
+
     def _enter(self, ticket: Ticket) -> None:
         self._count += 1
         if ticket.address is not None:
@@ -292,8 +298,10 @@ class Gate:
         self._exit_address(ticket)
 
     def _exit_address(self, ticket: Ticket) -> None:
-        known = None if ticket.address is None else self._addresses.get(ticket.address)
-        if known is not None and ticket.address is not None:
+        if ticket.address is None:
+            return
+        known = self._addresses.get(ticket.address)
+        if known is not None:
             known.count -= 1
             if not known.count and (known.bucket is None or known.bucket.full_at() <= self._clock()):
                 del self._addresses[ticket.address]
@@ -337,11 +345,12 @@ class Gate:
         return cap is not None and ticket.address is not None and self._addresses[ticket.address].count > cap
 
     def _origin_allowed(self, request: Request) -> bool:
-        origin = request.headers.get("Origin")
-        if origin is None or self._origins == "*":
+        headers = request.headers
+        if self._origins == "*" or "Origin" not in headers:
             return True
+        origin = headers["Origin"]
         if isinstance(self._origins, str):
-            return _same_host(origin, request.headers.get("Host", ""))
+            return _same_host(origin, headers.get("Host", ""))
         return _origin_of(origin) in self._origins
 
     def _refuse(self, reason: str, status: int, text: str, *, after: float = 5.0) -> HandshakeRefused:

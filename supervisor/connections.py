@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterable, Iterator, Sized
 from typing import final
@@ -11,8 +12,17 @@ from actors.cell import Cell, Reaction
 from actors.connection_cell import ConnectionCell
 from actors.mailbox import Bounds
 from actors.messages import Close
+from actors.timers import Timer
 from supervisor.admission import Gate, Ticket
-from supervisor.events import ActorCrashed, ActorRestarted, ConnectionClosed, ConnectionOpened, tell
+from supervisor.events import (
+    ActorCrashed,
+    ActorRestarted,
+    ConnectionClosed,
+    ConnectionOpened,
+    heard,
+    level_of_end,
+    tell,
+)
 from supervisor.inspection import Description, describe_cell
 from supervisor.policies import OnCrash, Policy
 from supervisor.restarts import BackoffClock, RestartWindow
@@ -67,12 +77,13 @@ class ConnectionSupervisor:
         self._emptied = around.runtime.backend.parker()
         self.view = Connections(self._cells)
 
-    def start(self, cell: ConnectionCell, policy: Policy, ticket: Ticket) -> None:
-        """Take over a cell whose WebSocket is open, and its place; the caller runs it."""
-        self._cells[cell] = _Child(policy, Watch(cell, policy), ticket, cell.runtime.clock())
+    def start(self, cell: ConnectionCell, policy: Policy, ticket: Ticket, timer: Timer | None) -> None:
+        """Take over a cell whose WebSocket is open, its place and its timer; the caller runs it."""
+        self._cells[cell] = _Child(policy, Watch(cell, policy, timer), ticket, cell.runtime.clock())
         self._around.registry.register(cell.id, cell.ref)
-        request = cell.request
-        tell(self._around.hooks, ConnectionOpened(cell.id, request.path, request.client, request.subprotocol))
+        hooks, request = self._around.hooks, cell.request
+        if heard(hooks, logging.DEBUG):
+            tell(hooks, ConnectionOpened(cell.id, request.path, request.client, request.subprotocol))
 
     def crashed(self, cell: Cell, error: BaseException) -> Reaction:
         """Called by a cell whose hook, task or resource raised ``error``: say what is done about it."""
@@ -98,7 +109,7 @@ class ConnectionSupervisor:
         now = cell.runtime.clock()
         delay = child.backoff.next_delay(now - child.born_at, random.random())
         child.born_at = now + delay
-        tell(self._around.hooks, ActorRestarted(cell.ref, cell.incarnation.number + 1))
+        tell(self._around.hooks, ActorRestarted(cell.ref, cell.incarnation_number + 1))
         return delay
 
     def exited(self, cell: Cell) -> None:
@@ -114,14 +125,14 @@ class ConnectionSupervisor:
             self._gate.opened(crashed=crashed, lived=cell.report.opened_for)
         self._around.registry.forget(cell.id, cell.ref)
         self._around.topics.forget(cell)
-        began, ended = cell.torn_down_at
-        request = cell.request
-        tell(
-            self._around.hooks,
-            ConnectionClosed(
-                cell.id, request.path, request.client, cell.report, ended - began, tuple(cell.leaks)
-            ),
-        )
+        hooks, request = self._around.hooks, cell.request
+        if heard(hooks, level_of_end(cell.report, cell.leaks)):
+            began, ended = cell.torn_down_at
+            leaks = tuple(cell.leaks)
+            tell(
+                hooks,
+                ConnectionClosed(cell.id, request.path, request.client, cell.report, ended - began, leaks),
+            )
         if not self._cells:
             self._emptied.wake()
 
@@ -137,7 +148,7 @@ class ConnectionSupervisor:
                 cell,
                 f"{cell.kind} {cell.id} {cell.request.path}",
                 child.born_at,
-                cell.incarnation.number,
+                cell.incarnation_number,
                 None if child.window is None else child.window.left(now),
                 "connection",
             )

@@ -173,9 +173,14 @@ def log_event(event: Event, /) -> None:
         logger.info("stopped")
 
 
+def level_of_end(report: CloseReport, leaks: Sequence[str]) -> int:
+    """How loudly the log tells the end of a connection."""
+    return logging.INFO if report.clean and not leaks else logging.WARNING
+
+
 def _log_closed(event: ConnectionClosed) -> None:
     report = event.report
-    level = logging.INFO if report.clean and not event.leaks else logging.WARNING
+    level = level_of_end(report, event.leaks)
     if not logger.isEnabledFor(level):
         return
     details = {
@@ -226,6 +231,14 @@ def check_hooks(hooks: Sequence[Hook]) -> tuple[Hook, ...]:
     return tuple(hooks)
 
 
+def heard(hooks: Sequence[Hook], level: int) -> bool:
+    """Whether anybody takes note of an event that the log writes at ``level``; making one costs."""
+    return bool(hooks) and (hooks != _LOG_ALONE or logger.isEnabledFor(level))
+
+
+_LOG_ALONE = (log_event,)
+
+
 def tell(hooks: Sequence[Hook], event: Event) -> None:
     """Give ``event`` to every hook."""
     for hook in hooks:
@@ -249,6 +262,7 @@ __all__ = [
     "ServerStopped",
     "UpgradeRefused",
     "check_hooks",
+    "heard",
     "log_event",
     "tell",
 ]

@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, final
 
+import anyio
 import trio
 
 from actors.runtime import Runtime
@@ -181,7 +182,10 @@ class _Trouble:
 
 
 class _AsyncioListeners:
-    """Accepts by itself: to EMFILE, asyncio's server has one more try for each place in the backlog."""
+    """Accepts by itself: to EMFILE, asyncio's server has one more try for each place in the backlog.
+
+    And no event loop tells of a connection before its TLS handshake is done.
+    """
 
     def __init__(
         self,
@@ -189,13 +193,15 @@ class _AsyncioListeners:
         loop: asyncio.AbstractEventLoop,
         sockets: Sequence[socket.socket],
         protocol: Callable[[], AsyncioTransport],
-        **tls_options: Any,
+        ssl: tls.SSLContext | None,
+        ssl_timeouts: tuple[float | None, float | None],
     ) -> None:
         self._runtime = runtime
         self._loop = loop
         self._sockets = sockets
         self._protocol = protocol
-        self._tls_options = tls_options
+        self._ssl = ssl
+        self._ssl_timeouts = ssl_timeouts
         self._open = True
         self._trouble = _Trouble(runtime)
         for one in sockets:
@@ -227,11 +233,29 @@ class _AsyncioListeners:
                     return
             else:
                 accepted.setblocking(False)
-                self._runtime.spawn(self._serve, accepted, name="connection")
+                serve = self._serve if self._ssl is None else self._serve_tls
+                self._runtime.spawn(serve, accepted, name="connection")
 
     async def _serve(self, accepted: socket.socket) -> None:
-        with suppress(OSError):  # TLS that fails, too
-            await self._loop.connect_accepted_socket(self._protocol, accepted, **self._tls_options)
+        with suppress(OSError):
+            await self._loop.connect_accepted_socket(self._protocol, accepted)
+
+    async def _serve_tls(self, accepted: socket.socket) -> None:
+        transport = self._protocol()
+        handshake, shutdown = self._ssl_timeouts
+        try:
+            with anyio.CancelScope() as scope, suppress(OSError):
+                # Before the handshake: a peer that makes none is counted, too.
+                transport.wait_for_tls(accepted, scope.cancel)
+                await self._loop.connect_accepted_socket(
+                    lambda: transport,
+                    accepted,
+                    ssl=self._ssl,
+                    ssl_handshake_timeout=handshake,
+                    ssl_shutdown_timeout=shutdown,
+                )
+        finally:
+            transport.tls_is_over()
 
 
 class _UvloopListeners:
@@ -260,18 +284,12 @@ async def _listen_asyncio(
     def protocol() -> AsyncioTransport:
         return AsyncioTransport(loop, accepted, high_water)
 
-    handshake, shutdown = ssl_timeouts if ssl is not None else (None, None)
-    tls_options: dict[str, Any] = {
-        "ssl": ssl,
-        "ssl_handshake_timeout": handshake,
-        "ssl_shutdown_timeout": shutdown,
-    }
-    if isinstance(loop, asyncio.SelectorEventLoop):
-        return _AsyncioListeners(runtime, loop, sockets, protocol, **tls_options)
+    if ssl is not None or isinstance(loop, asyncio.SelectorEventLoop):
+        return _AsyncioListeners(runtime, loop, sockets, protocol, ssl, ssl_timeouts)
     servers = []
     for one in sockets:
-        create = loop.create_unix_server if one.family == socket.AF_UNIX else loop.create_server
-        servers.append(await create(protocol, sock=one, backlog=BACKLOG, **tls_options))
+        create: Any = loop.create_unix_server if one.family == socket.AF_UNIX else loop.create_server
+        servers.append(await create(protocol, sock=one, backlog=BACKLOG))
     return _UvloopListeners(servers)
 
 

@@ -236,8 +236,22 @@ class Policy:
     the defaults in the end.  ``heartbeat=None`` sends no pings.
     """
 
-    __slots__ = ("_given",)
+    __slots__ = ("_given", "backoff", "crash", "heartbeat", "limits", "overflow", "restarts", "timeouts")
     _given: Mapping[str, Any]
+    timeouts: Timeouts
+    """Handshake, idle, lifetime, assembly, handler, close and teardown timeouts."""
+    heartbeat: Heartbeat | None
+    """Ping frames, or ``None``."""
+    limits: Limits
+    """Bounds in messages and bytes."""
+    crash: OnCrash
+    """What a crash means."""
+    restarts: RestartLimit
+    """How many restarts one actor may have."""
+    backoff: Backoff
+    """How long a restart waits."""
+    overflow: Overflow
+    """What happens to a told message when the mailbox is full."""
 
     def __init__(
         self,
@@ -265,55 +279,12 @@ class Policy:
             if not isinstance(value, expected) and not (part == "heartbeat" and value is None):
                 raise TypeError(f"{part}: a supervisor.{expected.__name__}, not {value!r}")
         object.__setattr__(self, "_given", given)
-
-    @property
-    def timeouts(self) -> Timeouts:
-        """Handshake, idle, lifetime, assembly, handler, close and teardown timeouts."""
-        value: Timeouts = self._part("timeouts")
-        return value
-
-    @property
-    def heartbeat(self) -> Heartbeat | None:
-        """Ping frames, or ``None``."""
-        value: Heartbeat | None = self._part("heartbeat")
-        return value
-
-    @property
-    def limits(self) -> Limits:
-        """Bounds in messages and bytes."""
-        value: Limits = self._part("limits")
-        return value
-
-    @property
-    def crash(self) -> OnCrash:
-        """What a crash means."""
-        value: OnCrash = self._part("crash")
-        return value
-
-    @property
-    def restarts(self) -> RestartLimit:
-        """How many restarts one actor may have."""
-        value: RestartLimit = self._part("restarts")
-        return value
-
-    @property
-    def backoff(self) -> Backoff:
-        """How long a restart waits."""
-        value: Backoff = self._part("backoff")
-        return value
-
-    @property
-    def overflow(self) -> Overflow:
-        """What happens to a told message when the mailbox is full."""
-        value: Overflow = self._part("overflow")
-        return value
+        for part, default in _DEFAULTS.items():
+            object.__setattr__(self, part, given.get(part, default))
 
     def over(self, outer: Policy | None) -> Policy:
         """This policy, with the parts of ``outer`` where this one gives none."""
         return self if outer is None else Policy(**{**outer._given, **self._given})
-
-    def _part(self, part: str) -> Any:
-        return self._given.get(part, _DEFAULTS[part])
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{name}: a Policy is frozen; make a new one")
@@ -372,6 +343,13 @@ CLOSE_FOR: dict[Verdict, tuple[ExitReason, str]] = {
     Verdict.STALLED: (ExitReason.OVERLOAD, "reads too slowly"),
 }
 """Exit reason and close reason of the verdicts that close; a handler that takes too long is a crash."""
+
+
+def patience(policy: Policy) -> float:
+    """Seconds after 101 within which no timeout can be due, whatever happens."""
+    timeouts = policy.timeouts
+    given = [one for one in (timeouts.handler, timeouts.idle, timeouts.assembly) if one is not None]
+    return min(given, default=math.inf)
 
 
 def examine(policy: Policy, facts: Facts, now: float) -> tuple[Verdict, float]:

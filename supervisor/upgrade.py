@@ -7,11 +7,12 @@ The way through this file: ``Upgrade`` -> ``_asked`` (the head is there: route, 
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 from collections.abc import Callable
 from http import HTTPStatus
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, final
+from urllib.parse import unquote
 
 import anyio
 
@@ -76,7 +77,7 @@ class Upgrade:
             return
         try:
             handshake = self._handshake = Handshake(head, client=self.transport.peer)
-            client = server.gate.client_of(self.transport.peer, handshake.request.headers)
+            client = server.gate.client_of(self.transport.peer, handshake.headers)
             found = server.router.find(handshake.path)
             if found is None:
                 raise HandshakeRefused(404, "no WebSocket at this path")
@@ -133,7 +134,7 @@ class Upgrade:
         cell = ConnectionCell(
             server.runtime,
             terms.actor,
-            id=secrets.token_hex(8),
+            id=os.urandom(8).hex(),
             request=handshake.request,
             codec=codec,
             bounds=terms.bounds,
@@ -147,20 +148,20 @@ class Upgrade:
             message_rate=limits.message_rate,
             message_burst=limits.message_burst,
         )
-        handshake.protocol.max_message_size = limits.max_message
         transport.write(handshake.accept())
         websocket = WebSocket(
             transport,
             handshake.protocol,
             cell,
             server.runtime.clock,
+            max_message=limits.max_message,
             max_fragments=limits.max_fragments,
             control_rate=limits.control_rate,
             control_burst=limits.control_burst,
         )
         cell.websocket = websocket
-        self._over()
-        tree.start(cell, policy, self._ticket)
+        server.upgrades.discard(self)
+        tree.start(cell, policy, self._ticket, self._deadline)
         transport.sink = websocket
         rest = self._opening.rest()
         if rest:
@@ -171,8 +172,7 @@ class Upgrade:
 
     def _refuse(self, refused: HandshakeRefused) -> None:
         """Answer, and let the handshake timeout bound how long the peer takes to go."""
-        request = self._handshake.request if self._handshake is not None else None
-        path = request.path if request is not None else ""
+        path = unquote(self._handshake.path) if self._handshake is not None else ""
         tell(self._server.hooks, UpgradeRefused(path, self.transport.peer, refused.status, refused.text))
         self._opening.refuse(refused)
 

@@ -14,7 +14,7 @@ from actors.cell import Cell
 from actors.connection_cell import ConnectionCell
 from actors.errors import HandlerTimeout
 from actors.timers import Timer
-from supervisor.policies import CLOSE_FOR, Facts, Policy, Verdict, examine
+from supervisor.policies import CLOSE_FOR, Facts, Policy, Verdict, examine, patience
 
 LATE = 1.0
 """Seconds: a look that comes later than this after its time says that the process stood still."""
@@ -28,7 +28,8 @@ class Watch:
 
     __slots__ = ("_cell", "_lifetime_ends", "_next_ping", "_ping_sent", "_policy", "_timer")
 
-    def __init__(self, cell: ConnectionCell, policy: Policy) -> None:
+    def __init__(self, cell: ConnectionCell, policy: Policy, timer: Timer | None = None) -> None:
+        """Take over ``timer``, that of the handshake perhaps, if there is one."""
         self._cell = cell
         self._policy = policy
         now = cell.runtime.clock()
@@ -36,13 +37,19 @@ class Watch:
         self._lifetime_ends = math.inf if lifetime is None else now + lifetime * _spread(_LIFETIME_JITTER)
         self._next_ping = now + self._interval()
         self._ping_sent: float | None = None
-        _, first_look = examine(policy, self._facts(), now)
-        self._timer: Timer = cell.runtime.timers.at(_together(first_look, now), self.look)
+        first_look = _together(min(self._lifetime_ends, self._next_ping, now + patience(policy)), now)
+        timers = cell.runtime.timers
+        if timer is None:
+            timer = timers.at(first_look, self.look)
+        else:
+            timers.pass_on(timer, first_look, self.look)
+        self._timer = timer
         cell.on_congested = self._congested
 
     def cancel(self) -> None:
         """Look no more: the connection has ended."""
         self._timer.cancel()
+        self._cell.on_congested = None
 
     def look(self) -> None:
         """Do what is due, and set the time of the next look."""
@@ -151,4 +158,4 @@ def _together(look: float, now: float) -> float:
 
 def _spread(jitter: float) -> float:
     """A factor around 1, so that what began together does not end together."""
-    return 1 + random.uniform(-jitter, jitter)
+    return 1 + jitter * (2 * random.random() - 1)

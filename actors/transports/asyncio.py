@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast, final
 
-from actors.transports.transport import Sink
+from actors.transports.transport import LINGER_PAUSE, LINGER_RATE, NOBODY, Sink
 
 HIGH_WATER = 64 * 1024
 
@@ -15,15 +17,18 @@ HIGH_WATER = 64 * 1024
 class AsyncioTransport(asyncio.Protocol):
     """One accepted connection.  ``connected`` is called with it once; it sets the ``sink``.
 
-    What is written within one turn of the event loop goes out with one call.
+    What is written within one turn of the event loop goes out with one call.  After ``wait_for_tls`` it
+    exists before the event loop has a transport for it.
     """
 
     __slots__ = (
+        "_allowance",
         "_at_once",
+        "_before_tls",
         "_connected",
         "_ended",
-        "_flushing",
         "_full",
+        "_gathering",
         "_high_water",
         "_loop",
         "_lost",
@@ -31,8 +36,10 @@ class AsyncioTransport(asyncio.Protocol):
         "_paused",
         "_peer",
         "_pending",
+        "_slowed",
+        "_stopped",
+        "_stopping",
         "_transport",
-        "_unheld",
         "congested",
         "coupled",
         "sink",
@@ -53,23 +60,45 @@ class AsyncioTransport(asyncio.Protocol):
         self._high_water = high_water
         self._transport: asyncio.Transport | None = None
         self._peer = "unix"
+        self._before_tls: tuple[socket.socket, Callable[[], object]] | None = None
         self._out: list[bytes] = []
         self._pending = 0
-        self._flushing = False
-        self._at_once = False
-        self._unheld = 0  # bytes written at once since senders were held up
+        self._gathering = False
+        self._at_once: Callable[[bytes], object] | None = None  # writes without gathering here
+        self._allowance = high_water  # bytes that are written before something comes or senders are held up
         self._full = False  # the event loop says that the peer does not keep up
         self._paused = False
+        self._stopping = False
+        self._stopped = False  # the event loop reads nothing
         self._ended = False
         self._lost = False
+        self._slowed: asyncio.TimerHandle | None = None
         self.congested = False
         self.coupled = True
+
+    def wait_for_tls(self, sock: socket.socket, abandon: Callable[[], object]) -> None:
+        """Take part before the handshake on ``sock`` is done, which ``abandon`` ends.
+
+        What is written meanwhile goes out behind it.
+        """
+        self._before_tls = sock, abandon
+        with suppress(OSError):  # gone already: the handshake will tell
+            self._peer = format_address(sock.getpeername())
+        self._connected(self)
+
+    def tls_is_over(self) -> None:
+        """The handshake has ended; if it has failed, this is the end."""
+        if self._before_tls is not None:
+            self._before_tls[0].close()
+            self._before_tls = None
+            self.connection_lost(None)
 
     def hand_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Let ``protocol`` have the connection, with what is queued; gives the event loop's transport."""
         transport = self._transport
         assert transport is not None, "connected"
         self._flush()
+        self._apply_reading()
         transport.set_protocol(protocol)
         return transport
 
@@ -80,21 +109,45 @@ class AsyncioTransport(asyncio.Protocol):
         transport.set_write_buffer_limits(high=self._high_water)
         transport.set_protocol(self)
         self._full = self.congested = transport.get_write_buffer_size() > self._high_water
-        self.resume()
+        self._stopped = True  # for all that is known here
+        self._paused = False
+        self._apply_reading()
 
     # -- called by the event loop --------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         transport.set_write_buffer_limits(high=self._high_water)
+        if self._before_tls is not None:
+            self._before_tls = None
+            if self._ended:
+                self.end(linger=False)
+            else:
+                self._flush()
+                self._apply_reading()
+            return
         self._peer = format_address(transport.get_extra_info("peername"))
         # uvloop gathers what is written within a turn by itself; but TLS makes a record of every write.
-        gathers = not isinstance(self._loop, asyncio.BaseEventLoop)
-        self._at_once = gathers and transport.get_extra_info("ssl_object") is None
+        if not isinstance(self._loop, asyncio.BaseEventLoop):
+            self._at_once = transport.write
         self._connected(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._stopping:  # libuv reads again within a turn what fills its buffer
+            self._apply_reading()
+        self._allowance = self._high_water  # the event loop has turned
         self.sink.data(data)
+        if self._ended:
+            self._read_on_slowly(len(data))
+
+    def _read_on_slowly(self, size: int) -> None:
+        transport = self._transport
+        assert transport is not None, "it has read"
+        if not self._lost and not transport.is_closing():
+            self._stopped = True
+            transport.pause_reading()
+            delay = LINGER_PAUSE + size / LINGER_RATE
+            self._slowed = self._loop.call_later(delay, self._apply_reading)
 
     def eof_received(self) -> bool:
         # A half-closed socket stays usable, a half-closed TLS session does not exist (RFC 8446, 6.1).
@@ -104,10 +157,14 @@ class AsyncioTransport(asyncio.Protocol):
         return usable
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = self._ended = True
+        self._lost = True
+        self._end_writing()
         self._out.clear()
         self._pending = 0
-        self.sink.lost()
+        if self._slowed is not None:
+            self._slowed.cancel()
+        sink, self.sink = self.sink, NOBODY
+        sink.lost()
 
     def pause_writing(self) -> None:
         self._full = self.congested = True
@@ -140,6 +197,8 @@ class AsyncioTransport(asyncio.Protocol):
 
     @property
     def descriptor(self) -> int | None:
+        if self._before_tls is not None:
+            return self._before_tls[0].fileno()
         sock = None if self._transport is None else self._transport.get_extra_info("socket")
         return None if sock is None else int(sock.fileno())
 
@@ -149,27 +208,33 @@ class AsyncioTransport(asyncio.Protocol):
         return self._pending + in_kernel_queue
 
     def write(self, data: bytes) -> None:
-        if self._ended:
+        if self._gathering:
+            self._out.append(data)
+            self._pending += len(data)
+            if self._pending > self._high_water:
+                self._flush()  # so that the event loop can say that the peer does not keep up
+        elif self._at_once is not None:
+            self._at_once(data)
+        elif not self._ended:
+            self.gather()
+            self.write(data)
             return
-        if self._at_once and self._transport is not None:
-            self._transport.write(data)
-            if self._unheld > self._high_water and not self.congested:
-                self._unheld = 0
-                self._hold_up_senders()
-            self._unheld += len(data)
-            return
-        self._out.append(data)
-        self._pending += len(data)
-        if self._pending > self._high_water:
-            self._flush()  # so that the event loop can say that the peer does not keep up
-            if not self.congested:
-                self._hold_up_senders()
-        elif not self._flushing:
-            self._flushing = True
+        if self._allowance < 0 and not self.congested:
+            self._allowance = self._high_water
+            self._hold_up_senders()
+        self._allowance -= len(data)
+
+    def write_frame(self, header: bytes, payload: bytes) -> None:
+        self.write(header)
+        self.write(payload)
+
+    def gather(self) -> None:
+        if not self._gathering and not self._ended:
+            self._gathering = True
             self._loop.call_soon(self._flush_soon)
 
     def _flush_soon(self) -> None:
-        self._flushing = False
+        self._gathering = False
         self._flush()
 
     def _flush(self) -> None:
@@ -181,18 +246,28 @@ class AsyncioTransport(asyncio.Protocol):
             self._transport.write(data)
 
     def pause(self) -> None:
+        # Nothing is read before the next turn of the event loop, and often resume() comes within this one.
         self._paused = True
+        if not self._stopping:
+            self._stopping = True
+            self._loop.call_soon(self._stop_reading)
+
+    def _stop_reading(self) -> None:
+        self._stopping = False
         self._apply_reading()
 
     def resume(self) -> None:
-        self._paused = False
-        self._apply_reading()
+        if self._paused:
+            self._paused = False
+            self._apply_reading()
 
     def _apply_reading(self) -> None:
+        stop = self._paused or (self.coupled and self._full and not self._ended)
         transport = self._transport
-        if transport is None or self._lost or transport.is_closing():
+        if stop is self._stopped or transport is None or self._lost or transport.is_closing():
             return
-        if self._paused or (self.coupled and self._full and not self._ended):
+        self._stopped = stop
+        if stop:
             transport.pause_reading()
         else:
             transport.resume_reading()
@@ -200,20 +275,28 @@ class AsyncioTransport(asyncio.Protocol):
     def end(self, *, linger: bool) -> None:
         transport = self._transport
         if transport is None or self._lost:
+            self._ended = True
             return
         self._flush()
-        self._ended = True
+        self._end_writing()
         if linger and transport.can_write_eof():
             self._apply_reading()
             transport.write_eof()
         else:
             transport.close()
 
-    def abort(self) -> None:
+    def _end_writing(self) -> None:
         self._ended = True
+        self._gathering = False
+        self._at_once = None
+
+    def abort(self) -> None:
+        self._end_writing()
         self._out.clear()
         self._pending = 0
-        if self._transport is not None and not self._lost:
+        if self._before_tls is not None:
+            self._before_tls[1]()
+        elif self._transport is not None and not self._lost:
             self._transport.abort()
 
 

@@ -1,19 +1,25 @@
-"""The fast lane: whole, unfragmented, uncompressed data frames, read and written without the protocol.
+"""The fast lane: plain data frames, unfragmented and uncompressed, read and written without the protocol.
 
-Our pings and their pongs too, since that is all that happens on an idle connection.
+Our pings and their pongs too, since that is all that happens on an idle connection, and whole Close frames,
+so that a connection on which nothing else is said never needs a protocol.
 
 The rules of this file:
 
 * Only while the sans-I/O protocol stands between two frames of an open connection without
   extensions; then it has nothing to remember, and skipping it changes nothing.
-* What is not plainly such a frame, complete and right, is left to the protocol, which knows what to
-  do about it: control frames, fragments, incomplete frames, everything that breaks a rule.
+* What is not plainly such a frame is left to the protocol, which knows what to do about it: control
+  frames, fragments, a header that has not come whole, everything that breaks a rule.
+* A frame whose payload has not come whole belongs to the lane until it has: the protocol sees none of it.
 * Layout of a frame: RFC 6455, section 5.2.
 """
 
 from __future__ import annotations
 
 from struct import Struct
+from typing import final
+
+from websockets.exceptions import ProtocolError
+from websockets.frames import Close
 
 try:
     from websockets.speedups import apply_mask
@@ -22,9 +28,11 @@ except ImportError:  # a platform without the package's C code
 
 _TEXT = 0x81
 _BINARY = 0x82
+_CLOSE = 0x88
+_CLOSE_BYTE = bytes((_CLOSE,))
 _MASKED = 0x80
-_TEXT_HEADERS = tuple(bytes((_TEXT, length)) for length in range(126))
-_BINARY_HEADERS = tuple(bytes((_BINARY, length)) for length in range(126))
+TEXT_HEADERS = tuple(bytes((_TEXT, length)) for length in range(126))
+BINARY_HEADERS = tuple(bytes((_BINARY, length)) for length in range(126))
 PING_SIZE = 4
 """Bytes in the payload of each of our pings."""
 PING_HEADER = bytes((0x89, PING_SIZE))
@@ -37,12 +45,56 @@ _WITHOUT_COPY = 4096
 """Bytes from which a view of a payload is cheaper than a copy of it."""
 
 
-def read_frames(data: bytes, max_message: int, position: int = 0) -> tuple[list[str | bytes], int]:
+@final
+class IncompleteFrame:
+    """A plain data frame: its header, and what has come of its payload, unmasked."""
+
+    __slots__ = ("_header", "_key", "_pieces", "missing")
+
+    def __init__(self, header: bytes, length: int) -> None:
+        self.missing = length
+        """Bytes of the payload that are still to come."""
+        self._header = header
+        self._key = header[-4:]  # for the next byte on
+        self._pieces: list[bytes] = []
+
+    def take(self, data: bytes, position: int) -> int:
+        """Take from ``position`` of ``data`` what belongs to the frame; give where what is left begins."""
+        size = min(self.missing, len(data) - position)
+        piece = apply_mask(memoryview(data)[position : position + size], self._key)
+        if self._pieces and len(self._pieces[-1]) < _WITHOUT_COPY:
+            self._pieces[-1] += piece  # a drip of objects would weigh many times what is in them
+        else:
+            self._pieces.append(piece)
+        self._key = self._key[size % 4 :] + self._key[: size % 4]
+        self.missing -= size
+        return position + size
+
+    def message(self) -> str | bytes | None:
+        """The message, when nothing is missing; ``None`` if it is a text that is none."""
+        payload = b"".join(self._pieces)
+        if self._header[0] == _BINARY:
+            return payload
+        try:
+            return payload.decode()
+        except UnicodeDecodeError:
+            return None
+
+    def as_it_came(self) -> bytes:
+        """What of the frame has come."""
+        return self._header + apply_mask(b"".join(self._pieces), self._header[-4:])
+
+
+def read_frames(
+    data: bytes, max_message: int, position: int = 0
+) -> tuple[list[str | bytes], int, IncompleteFrame | None]:
     """Give the messages at ``position`` of ``data``, ``BATCH`` at most, and where what is left begins.
 
-    No message: what stands there is left to the protocol.
+    Also the frame behind them of which only a part is there.  None of both: what stands there is left to
+    the protocol.
     """
     messages: list[str | bytes] = []
+    incomplete = None
     size = len(data)
     while size - position >= 6 and len(messages) < BATCH:
         first, length = data[position], data[position + 1] - _MASKED
@@ -57,7 +109,12 @@ def read_frames(data: bytes, max_message: int, position: int = 0) -> tuple[list[
             start = position + 14
             length = int.from_bytes(data[position + 2 : position + 10], "big")
         end = start + length
-        if end > size or length > max_message:
+        if length > max_message:
+            break
+        if end > size:
+            if start <= size:
+                incomplete = IncompleteFrame(data[position:start], length)
+                position = incomplete.take(data, start)
             break
         if length < _WITHOUT_COPY:
             payload: bytes = apply_mask(data[start:end], data[start - 4 : start])
@@ -71,7 +128,7 @@ def read_frames(data: bytes, max_message: int, position: int = 0) -> tuple[list[
             except UnicodeDecodeError:
                 break
         position = end
-    return messages, position
+    return messages, position, incomplete
 
 
 def read_pong(data: bytes, position: int) -> bytes | None:
@@ -81,10 +138,30 @@ def read_pong(data: bytes, position: int) -> bytes | None:
     return apply_mask(data[position + 6 :], data[position + 2 : position + 6])
 
 
+def read_close(data: bytes, position: int) -> tuple[bytes, Close] | None:
+    """Give the Close frame at ``position``, behind its payload as it came; ``None``: left to the protocol."""
+    if data[position : position + 1] != _CLOSE_BYTE or len(data) - position < 6:
+        return None
+    start = position + 6
+    end = start + data[position + 1] - _MASKED
+    if not start <= end <= min(len(data), start + 125):
+        return None
+    payload = apply_mask(data[start:end], data[start - 4 : start])
+    try:
+        return payload, Close.parse(payload)
+    except (ProtocolError, UnicodeDecodeError):
+        return None
+
+
+def close_frame(payload: bytes) -> bytes:
+    """A server's Close frame."""
+    return bytes((_CLOSE, len(payload))) + payload
+
+
 def header_of(length: int, *, text: bool) -> bytes:
     """The header of a server's frame with ``length`` bytes of payload."""
     if length < 126:
-        return _TEXT_HEADERS[length] if text else _BINARY_HEADERS[length]
+        return TEXT_HEADERS[length] if text else BINARY_HEADERS[length]
     first = _TEXT if text else _BINARY
     if length < 65_536:
         return _HEADER_16(first, 126, length)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import final
 
 from actors.transports.asyncio import HIGH_WATER
-from actors.transports.transport import Sink
+from actors.transports.transport import NOBODY, Sink
 
 
 @final
@@ -74,7 +74,8 @@ class MemoryTransport:
             self._lost = self._ended = True
             self._held.clear()
             self.buffered = 0
-            self.sink.lost()
+            sink, self.sink = self.sink, NOBODY
+            sink.lost()
 
     def stall(self, stalled: bool) -> None:
         """Let the peer stop reading, or read again: it sees neither bytes nor the end meanwhile."""
@@ -111,6 +112,12 @@ class MemoryTransport:
             self.congested = self.buffered > self._high_water
         else:
             self._deliver(data)
+
+    def gather(self) -> None:
+        pass
+
+    def write_frame(self, header: bytes, payload: bytes) -> None:
+        self.write(header + payload)
 
     def pause(self) -> None:
         self._paused = True

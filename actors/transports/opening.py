@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, unquote
 
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
-from websockets.protocol import CONNECTING, OPEN, SERVER, Protocol
+from websockets.protocol import CONNECTING, Protocol
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
@@ -37,6 +37,7 @@ MAX_FIELDS = 100
 
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r\n]*websocket", re.IGNORECASE)
 _HOST = re.compile(r"[^/?]*")
+_NO_QUERY = QueryParams()
 
 
 class HandshakeRefused(Exception):
@@ -62,6 +63,8 @@ class HeadReader:
     def feed(self, data: bytes) -> bytes | None:
         """Give the head with its empty line once it is there; raises ``HandshakeRefused`` (431)."""
         buffer = self._buffer
+        if not buffer and data.find(b"\r\n\r\n") == len(data) - 4 and 4 <= len(data) <= MAX_HEAD:
+            return data  # a head comes alone and at once, but for clients that are slow or do not wait
         buffer += data
         end = buffer.find(b"\r\n\r\n", self._searched)
         if end < 0:
@@ -120,33 +123,44 @@ class _Protocol(ServerProtocol):
 class Handshake:
     """The opening handshake as a function of the request's head; no I/O."""
 
-    __slots__ = ("_head", "_http_request", "_plain_key", "path", "protocol", "query", "request", "response")
+    __slots__ = (
+        "_client",
+        "_head",
+        "_http_request",
+        "_plain_key",
+        "headers",
+        "path",
+        "protocol",
+        "query",
+        "request",
+        "response",
+    )
 
-    protocol: Protocol
+    protocol: Protocol | None
+    """What read the head; ``None`` for a plain one."""
+    request: Request
+    """What hooks see, from ``negotiate`` on."""
     _http_request: HttpRequest | None
 
     def __init__(self, head: bytes, *, client: str) -> None:
         self._head = head
+        self._client = client
         self._http_request = None
         self._plain_key: str | None = None
+        self.protocol = None
         self.response: Response | None = None
         # The protocol's log tells about the handshake what the fast lane would have to repeat.
         plain = None if wire_logger.isEnabledFor(logging.INFO) else read_plain_head(head)
         if plain is not None:
-            target, fields, self._plain_key = plain
-            self.protocol = Protocol(SERVER, state=OPEN, logger=wire_logger)
+            target, values, self._plain_key = plain
+            count, self.headers = len(values), Headers.of(values)
         else:
             self._http_request = http_request = self._parse(head)
             target, fields = http_request.path, list(http_request.headers.raw_items())
-        if len(fields) > MAX_FIELDS:
+            count, self.headers = len(fields), Headers(fields)
+        if count > MAX_FIELDS:
             raise HandshakeRefused(431, f"the request has more than {MAX_FIELDS} header fields")
         self.path, self.query = split_target(target)
-        self.request = Request(
-            path=unquote(self.path),
-            query_params=QueryParams(parse_qsl(self.query, keep_blank_values=True) if self.query else ()),
-            headers=Headers(fields),
-            client=client,
-        )
 
     def _parse(self, head: bytes) -> HttpRequest:
         self.protocol = protocol = _Protocol(logger=wire_logger)
@@ -177,15 +191,15 @@ class Handshake:
         subprotocol = None  # a plain head offers none
         if self._plain_key is None or compression:
             subprotocol = self._ask_protocol(subprotocols, compression)
-        asked = self.request
         self.request = Request(
-            path=asked.path,
+            path=unquote(self.path),
             path_params=path_params,
-            query_params=asked.query_params,
-            headers=asked.headers,
-            client=client or asked.client,
+            query_params=QueryParams(parse_qsl(self.query, keep_blank_values=True))
+            if self.query
+            else _NO_QUERY,
+            headers=self.headers,
+            client=client or self._client,
             subprotocol=subprotocol,
-            state=asked.state,
         )
         return self.request
 
@@ -225,7 +239,9 @@ class Handshake:
 def refusal(refused: HandshakeRefused) -> bytes:
     """The bytes of an HTTP response that refuses an upgrade; the connection ends behind it."""
     text = refused.text + "\n" if refused.text else ""
-    response = _Protocol(logger=wire_logger).reject(HTTPStatus(refused.status), text)
+    protocol = _Protocol(logger=wire_logger)
+    protocol.parser.close()  # a generator that knows the protocol, too
+    response = protocol.reject(HTTPStatus(refused.status), text)
     for name, value in refused.headers.items():
         response.headers.pop(name, None)  # setting would add a second field
         response.headers[name] = value
@@ -268,13 +284,19 @@ class Opening:
     def refuse(self, refused: HandshakeRefused) -> None:
         """Answer with an HTTP status and end the connection."""
         self._transport.sink = _Refused(self._transport, self._gone)
+        self._let_go()
         self._transport.resume()
         self._transport.write(refusal(refused))
         self._transport.end(linger=True)
 
     def rest(self) -> bytes:
-        """Take what came behind the head."""
+        """Take what came behind the head, and the place of this sink."""
+        self._let_go()
         return self._reader.rest()
+
+    def _let_go(self) -> None:
+        """Another sink follows; whoever has asked for this one knows it, too."""
+        self._asked = self._gone = _nobody
 
     def eof(self) -> None:
         """The peer does not wait for the answer: there is nobody to talk to."""
@@ -282,10 +304,16 @@ class Opening:
 
     def lost(self) -> None:
         """The peer is gone."""
-        self._gone()
+        gone = self._gone
+        self._let_go()
+        gone()
 
     def writable(self) -> None:
         """Nothing waits for that here."""
+
+
+def _nobody(head: bytes = b"") -> None:
+    """What nobody asked for, any more."""
 
 
 @final

@@ -22,6 +22,7 @@ _HEAD = re.compile(
     rb"GET ([\x21-\x7e]+) HTTP/1\.1\r\n"
     rb"((?:[-!#$%&'*+.^_`|~0-9a-zA-Z]+:[\t\x20-\x7e\x80-\xff]*\r\n)+)\r\n"  # RFC 9110, section 5
 )
+_FIELD = re.compile(r"([^:]+):[\t ]*([^\r]*)\r\n")
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes (RFC 6455, section 4.1)
 _CONNECTION = frozenset({"upgrade", "keep-alive, upgrade"})
 _NOT_PLAIN = frozenset({"content-length", "sec-websocket-protocol", "transfer-encoding"})
@@ -31,7 +32,8 @@ class PlainHead(NamedTuple):
     """What a plain request asks for."""
 
     target: str
-    fields: list[tuple[str, str]]
+    values: dict[str, str]
+    """Of the fields, by their names in small letters."""
     key: str
 
 
@@ -40,13 +42,8 @@ def read_plain_head(head: bytes) -> PlainHead | None:
     found = _HEAD.fullmatch(head) if len(head) <= MAX_LINE_LENGTH else None
     if found is None:
         return None
-    fields: list[tuple[str, str]] = []
-    values: dict[str, str] = {}
-    for line in found[2].decode("latin-1").split("\r\n")[:-1]:
-        name, _, value = line.partition(":")
-        value = value.strip(" \t")
-        fields.append((name, value))
-        values[name.lower()] = value
+    fields = _FIELD.findall(found[2].decode("latin-1"))
+    values = {name.lower(): value.rstrip(" \t") for name, value in fields}
     key = values.get("sec-websocket-key", "")
     plain = (
         len(fields) == len(values) <= MAX_NUM_HEADERS
@@ -56,7 +53,7 @@ def read_plain_head(head: bytes) -> PlainHead | None:
         and _KEY.fullmatch(key) is not None
         and _NOT_PLAIN.isdisjoint(values)
     )
-    return PlainHead(found[1].decode("ascii"), fields, key) if plain else None
+    return PlainHead(found[1].decode("ascii"), values, key) if plain else None
 
 
 def switching(key: str) -> bytes:

@@ -6,7 +6,12 @@ raises towards it.  ``lost`` is the last call of all, and comes exactly once.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, final
+
+LINGER_RATE = 4 * 1024 * 1024
+"""Bytes a second that are read from a peer whose end alone is awaited: a flood costs little then."""
+LINGER_PAUSE = 0.001
+"""Seconds besides between two such reads."""
 
 
 class Sink(Protocol):
@@ -23,6 +28,19 @@ class Sink(Protocol):
 
     def writable(self) -> None:
         """Senders may look again whether the transport is congested."""
+
+
+@final
+class Nobody:
+    """The sink of a connection that is gone: so the transport and its last sink do not hold each other."""
+
+    def data(self, data: bytes) -> None: ...
+    def eof(self) -> None: ...
+    def lost(self) -> None: ...
+    def writable(self) -> None: ...
+
+
+NOBODY = Nobody()
 
 
 class Transport(Protocol):
@@ -48,6 +66,12 @@ class Transport(Protocol):
     def write(self, data: bytes) -> None:
         """Queue ``data``; never blocks.  Nothing happens after ``end`` and ``abort``."""
 
+    def gather(self) -> None:
+        """Several writes are to come within this turn of the event loop: send them with one call."""
+
+    def write_frame(self, header: bytes, payload: bytes) -> None:
+        """Queue a large frame, as ``write`` would, but without a copy where that can be."""
+
     def pause(self) -> None:
         """Stop reading: the peer is held up by TCP."""
 
@@ -59,7 +83,7 @@ class Transport(Protocol):
 
         With ``linger`` only our side is ended and reading goes on until the peer ends its own:
         closing a socket with unread bytes makes the kernel send RST, which may overtake what was
-        written (RFC 1122, section 4.2.2.13).
+        written (RFC 1122, section 4.2.2.13).  It goes on slowly, at ``LINGER_RATE``.
         """
 
     def abort(self) -> None:

@@ -16,12 +16,23 @@ from typing import Protocol as Interface
 from websockets.exceptions import ProtocolError
 from websockets.frames import Close as CloseFrame
 from websockets.frames import Frame, Opcode
-from websockets.protocol import OPEN, Protocol
+from websockets.protocol import OPEN, SERVER, Protocol
 from websockets.streams import StreamReader
 
 from actors.codes import CloseCode
 from actors.rates import TokenBucket
-from actors.transports.fastlane import PING_HEADER, PING_SIZE, header_of, read_frames, read_pong
+from actors.transports.fastlane import (
+    BINARY_HEADERS,
+    PING_HEADER,
+    PING_SIZE,
+    TEXT_HEADERS,
+    IncompleteFrame,
+    close_frame,
+    header_of,
+    read_close,
+    read_frames,
+    read_pong,
+)
 from actors.transports.transport import Transport
 
 wire_logger = logging.getLogger("actors.wire")
@@ -29,9 +40,11 @@ wire_logger.setLevel(logging.WARNING)
 
 
 LARGE = 4096
-"""Bytes from which a payload is not copied behind its header."""
+"""Bytes from which a payload is not copied behind its header, and is handled while it is in the caches."""
 STEP = 1024
 """Bytes that the protocol takes before the receiver may say that it is full; more within a large frame."""
+TURN = 256
+"""Frames that are taken apart before other connections get their turn, if the receiver does not pause."""
 _PONG = bytes([0x80 | Opcode.PONG])
 _AT_EOF = StreamReader.at_eof.__code__
 """Where the protocol waits between two frames."""
@@ -42,6 +55,15 @@ class Receiver(Interface):
 
     def received(self, message: str | bytes) -> None:
         """A whole data message came."""
+
+    def received_many(self, messages: list[str | bytes]) -> None:
+        """Whole data messages came together."""
+
+    def hurry(self) -> None:
+        """So much came that it will have left the processor's caches when others are read first."""
+
+    def give_way(self) -> None:
+        """There is more to take apart than others can wait for: ``read_on`` is to be called in a while."""
 
     def peer_closed(self) -> None:
         """The peer's Close frame came; if ours was not out, the answer is queued now."""
@@ -68,6 +90,8 @@ class WebSocket:
         "_control_rate",
         "_finished",
         "_fragments",
+        "_gave_way",
+        "_incomplete",
         "_kept",
         "_kept_from",
         "_max_fragments",
@@ -87,23 +111,26 @@ class WebSocket:
         "opened_at",
         "ping_sent_at",
         "pings",
+        "received",
         "round_trip",
+        "sent",
         "transport",
     )
 
     def __init__(
         self,
         transport: Transport,
-        protocol: Protocol,
+        protocol: Protocol | None,
         receiver: Receiver,
         clock: Callable[[], float],
         *,
+        max_message: int | None,
         max_fragments: int | None = None,
         control_rate: float | None = None,
         control_burst: int = 40,
     ) -> None:
         self.transport = transport
-        self._protocol = protocol
+        self._protocol = protocol  # None until there is something that the fast lane leaves to it
         self._receiver = receiver
         self._clock = clock
         now = clock()
@@ -124,68 +151,115 @@ class WebSocket:
         self._control_rate = control_rate
         self._control_burst = control_burst
         self._control: TokenBucket | None = None
-        self._max_message = sys.maxsize if protocol.max_message_size is None else protocol.max_message_size
-        self._plain = not protocol.extensions
-        self._between_frames = self._plain
+        self._max_message = sys.maxsize if max_message is None else max_message
+        if protocol is not None:
+            protocol.max_message_size = self._max_message
+        self._plain = protocol is None or not protocol.extensions
+        self._between_frames = self._plain  # the fast lane may read
+        self._incomplete: IncompleteFrame | None = None
         self._kept = b""  # what was read and not taken apart yet, from the next position on
         self._kept_from = 0
         self._step = STEP
         self._paused = False
+        self._gave_way = False
         self._reading = False
         self._fragments: list[bytes] = []
         self._text = False
         self._finished = False  # the peer's Close or a failure was reported: frames mean nothing now
         self._muted = False  # a Close frame of ours is out: nothing may follow it
+        self.sent: tuple[int, str] | None = None
+        """Code and reason of our Close frame."""
+        self.received: tuple[int, str] | None = None
+        """Code and reason of the peer's Close frame; 1005 when it was empty."""
 
     # -- from the transport --------------------------------------------------------------------
 
     def data(self, data: bytes) -> None:
-        """Take bytes of the peer apart into frames and tell the receiver, until it pauses.
+        """Take bytes of the peer apart into frames and tell the receiver, until it pauses or has to give way.
 
         One read may hold ten thousand frames, or a thousand times its size when they are compressed: what
-        the receiver has no room for is kept as it came.
+        the receiver or others have no room for is kept as it came.
         """
         self.last_received = self._clock()
+        receiver = self._receiver  # which is forgotten when the connection is lost meanwhile
         start = 0
         if self._kept:
             data = self._kept[self._kept_from :] + data
         elif self._between_frames:
-            messages, start = read_frames(data, self._max_message)
+            messages, start, incomplete = read_frames(data, self._max_message)
             self._deliver(messages)
-            if start == len(data):
-                return
-            if self.ping_sent_at is not None and read_pong(data, start) == self._ping:
+            if incomplete is not None:
+                self._begin(incomplete)
+            if start < len(data) and self.ping_sent_at is not None and read_pong(data, start) == self._ping:
                 self._answered(self.ping_sent_at)
-                return
-        self._kept, self._kept_from = data, start
-        self._read()
+                start = len(data)
+        if start < len(data):
+            self._kept, self._kept_from = data, start
+            self._read()
+        if len(data) >= LARGE:
+            receiver.hurry()
 
     def _deliver(self, messages: list[str | bytes]) -> None:
         if messages:
             self.last_message = self.last_received
-            received = self._receiver.received
-            for message in messages:
-                received(message)
+            self._receiver.received_many(messages)
+            if len(messages) > 1:
+                self.transport.gather()  # behind the receiver's turn: that is when the answers are there
 
     def _read(self) -> None:
         if self._reading:  # paused and resumed by the receiver: the loop below goes on
             return
         self._reading = True
-        while self._kept and not self._paused:
+        turn = TURN
+        while self._kept and not self._paused and not self._gave_way:
+            if turn <= 0:
+                self._gave_way = True
+                self.transport.pause()
+                self._receiver.give_way()
+                break
             kept, start = self._kept, self._kept_from
+            if self._protocol is None and self._incomplete is None and not self._finished:
+                close = read_close(kept, start)
+                if close is not None:
+                    self._peer_closed(*close)
+                    break
             if self._between_frames:
-                messages, end = read_frames(kept, self._max_message, start)
+                messages, end, incomplete = read_frames(kept, self._max_message, start)
                 self._keep_from(end)
-                if messages:
-                    self._deliver(messages)
+                self._deliver(messages)
+                turn -= len(messages)
+                if incomplete is not None:
+                    self._begin(incomplete)
+                if end != start:
                     continue
+            elif self._incomplete is not None:
+                self._go_on(self._incomplete)
+                continue
             if self._finished:
                 self._kept = b""  # RFC 6455, section 7.1.7: nothing behind a failure or a Close is looked at
                 break
             end = min(start + self._step, len(kept))
             self._keep_from(end)
-            self._parse(kept if end - start == len(kept) else kept[start:end])
+            turn -= self._parse(kept if end - start == len(kept) else kept[start:end])
         self._reading = False
+
+    def _begin(self, frame: IncompleteFrame) -> None:
+        self._between_frames = False
+        self._incomplete = frame
+        self.assembling_since = self.last_received
+
+    def _go_on(self, frame: IncompleteFrame) -> None:
+        self._keep_from(frame.take(self._kept, self._kept_from))
+        if frame.missing:
+            return
+        self._incomplete = None
+        message = frame.message()
+        if message is None:
+            self._kept, self._kept_from = frame.as_it_came() + self._kept[self._kept_from :], 0
+        else:
+            self._deliver([message])
+            self.assembling_since = None
+        self._between_frames = self._protocol is None or self._protocol.state is OPEN
 
     def _keep_from(self, position: int) -> None:
         if position == len(self._kept):
@@ -193,8 +267,30 @@ class WebSocket:
             position = 0
         self._kept_from = position
 
-    def _parse(self, data: bytes) -> None:
+    def _framing(self) -> Protocol:
+        """The protocol; made here, it gets to know what the fast lane has sent."""
         protocol = self._protocol
+        if protocol is None:
+            protocol = self._protocol = Protocol(SERVER, max_size=self._max_message, logger=wire_logger)
+            if self.sent is not None:
+                protocol.send_close(*self.sent)
+                protocol.data_to_send()
+        return protocol
+
+    def _peer_closed(self, payload: bytes, close: CloseFrame) -> None:
+        """The fast lane has read the peer's Close frame: answer it with its own (RFC 6455, section 5.5.1)."""
+        self.received = _pair(close)
+        if self.sent is None:
+            self.sent = self.received
+            self.transport.write(close_frame(payload))
+        self._muted = self._finished = True
+        self._between_frames = False
+        self._kept = b""  # as in ``_read``: nothing behind a Close is looked at
+        self._receiver.peer_closed()
+
+    def _parse(self, data: bytes) -> int:
+        """Let the protocol have ``data``; gives how many frames ended with it."""
+        protocol = self._framing()
         protocol.receive_data(data)
         frames = protocol.events_received()
         self._step = STEP if frames else 4 * self._step
@@ -202,12 +298,12 @@ class WebSocket:
             assert isinstance(frame, Frame), "the request was taken before the WebSocket was made"
             if not self._finished:
                 self._frame(frame)
-        self._look()
-        self._find_place()
+        self._look(protocol)
+        self._find_place(protocol)
+        return len(frames)
 
-    def _find_place(self) -> None:
+    def _find_place(self, protocol: Protocol) -> None:
         """See whether the protocol stands between two frames, or since when a message is incomplete."""
-        protocol = self._protocol
         if protocol.current_size is None and _awaits_frame(protocol):
             self.assembling_since = None
             self._between_frames = self._plain and protocol.state is OPEN
@@ -219,14 +315,20 @@ class WebSocket:
     def eof(self) -> None:
         """The peer ended its side without a Close frame, or after it."""
         self._finished = True
-        self._protocol.receive_eof()
+        if self._protocol is not None:
+            self._protocol.receive_eof()
         self._receiver.ended()
 
     def lost(self) -> None:
         """The connection is gone."""
         self._finished = True
         self._kept = b""  # reading was paused: it is lost as what the kernel has
-        self._receiver.ended()
+        self._incomplete = None
+        receiver = self._receiver
+        del self._receiver  # it knows this WebSocket, too, and a parser its protocol
+        if self._protocol is not None:
+            self._protocol.parser.close()
+        receiver.ended()
 
     def writable(self) -> None:
         """The transport has room."""
@@ -272,13 +374,15 @@ class WebSocket:
 
     def _fail(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455, section 7.1.7) for what the protocol does not know."""
-        if not self._finished and self._protocol.state is OPEN:
-            self._protocol.fail(code, reason)
-            self._protocol.parser_exc = ProtocolError(reason)
-            self._look()
+        protocol = self._framing()
+        if not self._finished and protocol.state is OPEN:
+            protocol.fail(code, reason)
+            protocol.parser_exc = ProtocolError(reason)
+            self._look(protocol)
 
     def _message(self, payload: bytes | bytearray | memoryview) -> None:
         self.last_message = self.last_received
+        self.assembling_since = None  # what comes behind it, with the same read perhaps, is another one
         if not self._text:
             self._receiver.received(bytes(payload))
             return
@@ -290,9 +394,8 @@ class WebSocket:
         else:
             self._receiver.received(text)
 
-    def _look(self) -> None:
+    def _look(self, protocol: Protocol) -> None:
         """Send what the protocol wants to send, and report the end of the conversation once."""
-        protocol = self._protocol
         if not self._muted:
             pong = b""
             for chunk in protocol.data_to_send():
@@ -307,6 +410,7 @@ class WebSocket:
             protocol.data_to_send()
         if protocol.state is not OPEN:
             self._muted = True
+            self.sent, self.received = _pair(protocol.close_sent), _pair(protocol.close_rcvd)
             if self._finished:
                 return
             if protocol.parser_exc is not None:
@@ -324,33 +428,43 @@ class WebSocket:
         self.transport.pause()
 
     def resume(self) -> None:
-        """Read on."""
+        """Read again."""
         self._paused = False
+        self._go_on_reading()
+
+    def read_on(self) -> None:
+        """Go on where the receiver had to give way."""
+        self._gave_way = False
+        self._go_on_reading()
+
+    def _go_on_reading(self) -> None:
         self._read()
-        if not self._paused:
+        if not self._paused and not self._gave_way:
             self.transport.resume()
 
     # -- to the wire ---------------------------------------------------------------------------
 
     def send(self, message: str | bytes) -> None:
         """Queue a data message."""
+        self.last_message = self._clock()
         if self._plain:
-            text = isinstance(message, str)
-            payload = message.encode() if isinstance(message, str) else message
-            header = header_of(len(payload), text=text)
-            self.last_message = self._clock()
-            if len(payload) < LARGE:
-                self.transport.write(header + payload)
+            if isinstance(message, str):
+                payload, headers = message.encode(), TEXT_HEADERS
             else:
-                self.transport.write(header)
-                self.transport.write(payload)
+                payload, headers = message, BINARY_HEADERS
+            length = len(payload)
+            if length < 126:  # as header_of, which costs more than all this
+                self.transport.write(headers[length] + payload)
+            elif length < LARGE:
+                self.transport.write(frame_of(message))
+            else:
+                self.transport.write_frame(header_of(length, text=isinstance(message, str)), payload)
             return
-        protocol = self._protocol
+        protocol = self._framing()
         if isinstance(message, str):
             protocol.send_text(message.encode())
         else:
             protocol.send_binary(message)
-        self.last_message = self._clock()
         for chunk in protocol.data_to_send():
             self.transport.write(chunk)
 
@@ -370,19 +484,15 @@ class WebSocket:
 
     def send_close(self, code: int, reason: str) -> None:
         """Queue our Close frame; the caller makes sure that none is out."""
-        self._between_frames = False
-        self._protocol.send_close(code, reason)
-        self._look()
-
-    @property
-    def sent(self) -> tuple[int, str] | None:
-        """Code and reason of our Close frame."""
-        return _pair(self._protocol.close_sent)
-
-    @property
-    def received(self) -> tuple[int, str] | None:
-        """Code and reason of the peer's Close frame; 1005 when it was empty."""
-        return _pair(self._protocol.close_rcvd)
+        protocol = self._protocol
+        if protocol is None:
+            self.sent = int(code), reason
+            self._muted = True
+            self.transport.write(close_frame(CloseFrame(code, reason).serialize()))
+        else:
+            self._between_frames = False
+            protocol.send_close(code, reason)
+            self._look(protocol)
 
 
 def frame_of(message: str | bytes) -> bytes:

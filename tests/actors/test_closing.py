@@ -34,7 +34,7 @@ def test_every_sequence_of_signals_keeps_the_rules() -> None:
 
             assert actions.count(Action.SEND_CLOSE) <= 1
             assert actions.count(Action.START_DEADLINE) <= 1
-            assert actions.count(Action.END_TCP) <= 1
+            assert actions.count(Action.END_TCP) + actions.count(Action.LINGER) <= 1
             assert actions.count(Action.ABORT) <= 1
             assert actions.count(Action.TEAR_DOWN) == (state is ClosingState.CLOSED)
             if state is ClosingState.CLOSED:
@@ -50,8 +50,14 @@ def test_every_sequence_of_signals_keeps_the_rules() -> None:
                 before = signals[: next(i for i, signal in enumerate(signals) if signal is Signal.CLOSE)]
                 assert set(before) <= {Signal.DEFER, Signal.DEADLINE}
             # Every way into ENDING ends our side of TCP, and nothing else does.
-            passed = [next_state for _, next_state, action in taken if action is Action.END_TCP]
+            ends = (Action.END_TCP, Action.LINGER)
+            passed = [next_state for _, next_state, action in taken if action in ends]
             assert passed in ([], [ClosingState.ENDING])
+            # Only a peer that broke the protocol is read on behind our end.
+            lingers = [signal for signal, _, action in taken if action is Action.LINGER]
+            assert lingers in ([], [Signal.FAILURE])
+            # Nothing is done while messages still flow both ways.
+            assert bool(actions) == (state not in (ClosingState.OPEN, ClosingState.PENDING))
     assert count == 55_986
 
 

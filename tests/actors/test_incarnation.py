@@ -586,5 +586,5 @@ async def test_a_restart_ends_what_the_old_incarnation_owned_before_the_new_one_
 
         last = ["on_stop" if entry == "on_close" else entry for entry in LAST]
         assert journal == [*last, "restarted for boom"]
-        assert ref._cell.incarnation.number == 2
+        assert ref._cell.incarnation_number == 2
         assert len(ref._cell.runtime.timers) == 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from actors.mailbox import EMPTY, Admission, Bounds, Mailbox, Told, size_of
 
@@ -51,13 +51,13 @@ class MailboxModel(RuleBasedStateMachine):
 
         self.control.append(message)
 
-    @rule(message=PAYLOADS)
-    def put_inbound(self, message: str | bytes) -> None:
+    @rule(messages=st.lists(PAYLOADS, min_size=1, max_size=3))
+    def put_inbound(self, messages: list[str | bytes]) -> None:
         if not self.mailbox.open:
             return  # the cell asks first
-        has_room = self.mailbox.put_inbound(message)
+        has_room = self.mailbox.put_inbound(messages)
 
-        self.data.append(message)
+        self.data += messages
         assert has_room == (
             len(self.inbound) < self.bounds.inbound_messages and self.inbound_size < self.bounds.inbound_bytes
         )
@@ -97,6 +97,11 @@ class MailboxModel(RuleBasedStateMachine):
                 break
 
         assert self.mailbox.pop() is expected
+
+    @precondition(lambda self: self.data and not self.control and not self.told)
+    @rule()
+    def take_from_the_wires_messages(self) -> None:
+        assert self.mailbox.data.popleft() is self.data.pop(0)
 
     @rule()
     def drop_oldest_told(self) -> None:

@@ -91,6 +91,108 @@ async def test_a_woken_and_then_cancelled_task_ends_once() -> None:
         task_group.cancel_scope.cancel()
 
 
+async def test_a_woken_task_that_is_hurried_in_a_callback_has_run_before_the_event_loop_goes_on() -> None:
+    backend = current_backend()
+    parker = backend.parker()
+    steps: list[str] = []
+    tasks: list[object] = []
+
+    async def park() -> None:
+        for _ in range(2):
+            await parker.park()
+            tasks.append(backend.current_task())
+            steps.append("goes on")
+
+    def callback() -> None:
+        for _ in range(3):
+            steps.append("is woken")
+            parker.hurry()
+            parker.wake()
+            parker.hurry()
+        assert backend.current_task() not in tasks
+
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(park)
+        await anyio.wait_all_tasks_blocked()
+        backend.call_from_thread(callback)
+        await anyio.wait_all_tasks_blocked()
+        parker.wake()
+
+    if in_trio():
+        assert steps == ["is woken"] * 3 + ["goes on"] * 2
+    else:
+        assert steps == ["is woken", "goes on"] * 2 + ["is woken"]
+    assert tasks[0] is tasks[1] is not None
+
+
+async def test_one_task_does_not_run_another_within_its_own_turn() -> None:
+    parker = current_backend().parker()
+    steps: list[str] = []
+
+    async def park() -> None:
+        await parker.park()
+        steps.append("goes on")
+
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(park)
+        await anyio.wait_all_tasks_blocked()
+        parker.wake()
+        parker.hurry()
+        steps.append("is woken")
+
+    assert steps == ["is woken", "goes on"]
+
+
+async def test_a_hurried_task_that_was_cancelled_meanwhile_ends_once() -> None:
+    backend = current_backend()
+    parker = backend.parker()
+    ends: list[str] = []
+
+    async def park() -> None:
+        try:
+            await parker.park()
+        finally:
+            ends.append("over")
+
+    def callback() -> None:
+        task_group.cancel_scope.cancel()
+        parker.hurry()
+        parker.wake()
+        parker.hurry()
+
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(park)
+        await anyio.wait_all_tasks_blocked()
+        backend.call_from_thread(callback)
+        await anyio.sleep_forever()
+
+    assert ends == ["over"]
+
+
+async def test_what_a_hurried_task_raises_is_not_raised_to_who_hurried_it() -> None:
+    backend = current_backend()
+    parker = backend.parker()
+    calls: list[str] = []
+
+    async def park() -> None:
+        await parker.park()
+        raise ZeroDivisionError
+
+    def callback() -> None:
+        parker.wake()
+        parker.hurry()
+        calls.append("returned")
+
+    with pytest.raises(ExceptionGroup) as raised:  # noqa: PT012  # all of it is the task's
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(park)
+            await anyio.wait_all_tasks_blocked()
+            backend.call_from_thread(callback)
+
+    assert raised.group_contains(ZeroDivisionError)
+    assert calls == ["returned"]
+
+
 async def test_a_backend_knows_the_running_task_and_that_a_callback_is_another_one() -> None:
     backend = current_backend()
     seen: list[object] = []
@@ -210,7 +312,7 @@ async def test_the_innermost_frame_of_a_task_is_where_it_waits() -> None:
         parker.wake()
 
     assert frame is not None
-    assert frame.f_code.co_name in ("park", "wait_task_rescheduled")
+    assert frame.f_code.co_name in ("inner", "wait_task_rescheduled")
     assert innermost_frame(None) is None
 
 

@@ -30,6 +30,7 @@ def test_the_sum_goes_on_after_a_message_that_crashes(restart: Program) -> None:
         client.close()
 
         assert close_of(client) == (1000, "")
+    restart.wait_for(r"(?s)restarted after ValueError.*restarted after ValueError")
     assert restart.output.count("restarted after ValueError") == 2
 
 

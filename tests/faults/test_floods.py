@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import repeat
 
 import anyio
@@ -20,6 +21,7 @@ from tests.faults.harness import (
     close,
     close_of,
     fails,
+    flood,
     frames_of,
     parametrize,
     pour,
@@ -86,7 +88,32 @@ def pinged_and_1000(wire: bytes) -> None:
     assert behind_pings(wire) == close(1000)
 
 
+async def floods_on(scene: Scene) -> None:
+    """What comes behind a failure costs little: not much more of it is read than the buffers hold."""
+    sent = 0
+
+    def frames() -> Iterator[bytes]:
+        nonlocal sent
+        while True:
+            yield PONGS
+            sent += len(PONGS)
+
+    await flood(scene.client, frames())
+    assert sent < 32 << 20
+
+
+PONGS = numbered(PONG, 500)
+
+
 @parametrize(
+    Case(
+        "pongs behind the failure",
+        floods_on,
+        close(1008, TOO_MANY),
+        ExitReason.POLICY_VIOLATION,
+        policy=Policy(timeouts=Timeouts(close=0.5)),
+        ends=PARTINGS,
+    ),
     Case(
         "pings without reading",
         sends(numbered(PING, 20_000)),

@@ -217,6 +217,53 @@ async def test_one_who_sends_without_end_holds_up_nobody_also_when_its_peer_is_g
     assert witness.crashes == []
 
 
+async def test_who_answers_each_message_does_not_wait_when_the_kernel_takes_the_answers() -> None:
+    waits: list[float | None] = []
+
+    class Answers(Echo):
+        async def on_connect(self) -> None:
+            cell = self.ref._cell
+            cell.on_congested = lambda: waits.append(cell.congested_since)
+
+    policy = Policy(limits=Limits(send_high_water=8 * KILO), heartbeat=None)
+    async with serving(Answers, policy=policy) as (server, _), raw_client(server) as client:
+        for size in [9 * KILO] * 10 + [5 * KILO] * 10:
+            await client.send("x" * size)
+            assert (await client.frame()).text == "x" * size
+
+    assert waits == []
+
+
+@pytest.mark.parametrize("reading", ["at once", "slowly"])
+async def test_small_and_large_messages_go_out_in_order_however_the_client_reads(reading: str) -> None:
+    sizes = [1, 70_000, 5, 5_000, 300_000, 64 * KILO, 0, 4_096, 4_095, 200_000] * 4
+    messages = [bytes([number]) * size for number, size in enumerate(sizes)]
+
+    class Sends(ConnectionActor):
+        async def on_message(self, message: str) -> None:
+            for one in messages:
+                await self.send(one)
+            self.close(4001, "all of it")
+
+    buffer = None if reading == "at once" else 4 * KILO
+    policy = Policy(limits=Limits(max_message=None), heartbeat=None)
+    async with (
+        serving(Sends, policy=policy) as (server, witness),
+        raw_client(server, receive_buffer=buffer) as client,
+    ):
+        await client.send("go")
+        frames = []
+        while not frames or frames[-1].opcode != CLOSE:
+            frames.append(await client.frame())
+        await client.send_close(4001)
+        rest = await client.rest()
+        report = (await witness.one_closed()).report
+
+    assert [frame.payload for frame in frames[:-1]] == messages
+    assert (frames[-1].close, rest) == ((4001, "all of it"), [])
+    assert report.clean
+
+
 async def test_a_client_that_stops_reading_for_too_long_is_closed_with_1013() -> None:
     policy = Policy(limits=Limits(send_stall=0.2), heartbeat=None)
     reports: list[tuple[CloseReport, BaseException | None]] = []

@@ -189,7 +189,7 @@ class Monitor(Actor):
             (self.ref.monitor if way == "monitor" else self.ref.demonitor)(ref)
         elif isinstance(message, Down):
             self.downs[message.ref.id] += 1
-            book = message.ref._cell.actor.book  # type: ignore[union-attr]  # every connection has one
+            book = Subject.books[message.ref._cell.request.query_params["name"]]  # type: ignore[attr-defined]  # a connection
             book.dead = True
             self.alive.append(book.alive)
 

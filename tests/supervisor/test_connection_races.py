@@ -175,7 +175,7 @@ class Round:
     async def next_life(self) -> None:
         """In half of the rounds wait until the next life begins: its ``on_restart`` takes a while."""
         if chance.randrange(2):
-            await until(lambda: self.ref._cell.incarnation.number > 1)
+            await until(lambda: self.ref._cell.incarnation_number > 1)
             await turns()
 
     async def close_later(self) -> None:

@@ -134,7 +134,7 @@ async def test_resume_makes_the_message_a_dead_letter_and_keeps_the_state() -> N
             "c: connected, 3",
         ]
         cell = cell_of(server)
-        assert cell.incarnation.number == 1
+        assert cell.incarnation_number == 1
         assert letters_of(server) == [DeadLetter("boom", cell.id, "crashed")] * 2
         assert [str(error) for error in witness.crashes] == ["boom", "boom"]
         assert witness.of(ActorRestarted) == []
@@ -153,7 +153,7 @@ async def test_restart_puts_a_new_instance_on_the_same_socket_with_the_same_id_a
             await client.send("boom")
             await client.send("b")
             assert (await client.frame()).text == "b: restarted for boom, 1"
-            assert cell.incarnation.number == incarnation
+            assert cell.incarnation_number == incarnation
 
         assert list(server.connections) == [ref]
         assert server.registry[name] is ref
@@ -273,7 +273,7 @@ async def test_resume_goes_on_wherever_the_crash_comes_from(way: str) -> None:
         await client.send("a")
 
         assert (await client.frame()).text == "a: connected, 1"
-        assert cell_of(server).incarnation.number == 1
+        assert cell_of(server).incarnation_number == 1
         assert len(witness.crashes) == 1
 
 
@@ -287,7 +287,7 @@ async def test_restart_makes_one_new_instance_wherever_the_crash_comes_from(way:
         answer = (await client.frame()).text
         assert answer.startswith("a: restarted for ")
         assert answer.endswith(", 1")
-        assert cell_of(server).incarnation.number == 2
+        assert cell_of(server).incarnation_number == 2
         assert len(witness.crashes) == 1
 
 
@@ -433,7 +433,7 @@ async def test_reading_is_paused_between_two_lives_and_nothing_is_lost() -> None
 
         await until(lambda: len(heard) == messages)
         assert heard == list(range(messages))
-        assert cell.incarnation.number == 2
+        assert cell.incarnation_number == 2
 
 
 async def test_asks_of_the_old_life_get_actor_stopped_and_later_ones_an_answer() -> None:
@@ -592,7 +592,7 @@ async def test_crashes_at_one_time_cost_one_restart() -> None:
         await client.send("a")
 
         assert (await client.frame()).text == "a: restarted for boom, 1"
-        assert cell_of(server).incarnation.number == 3
+        assert cell_of(server).incarnation_number == 3
 
 
 async def test_nobody_spends_a_neighbours_budget() -> None:
@@ -642,7 +642,7 @@ async def test_a_ping_between_the_halves_is_answered_after_the_crash() -> None:
         pong, answer = await client.frame(), await client.frame()
         assert (pong.opcode, pong.payload) == (PONG, b"?")
         assert answer.text == "b'a': restarted for boom, 1"
-        assert cell_of(server).incarnation.number == 3
+        assert cell_of(server).incarnation_number == 3
 
 
 # -- after the peer's end ----------------------------------------------------------------------

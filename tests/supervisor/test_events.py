@@ -22,9 +22,11 @@ from supervisor.events import (
     DrainProgress,
     DrainStarted,
     Event,
+    Hook,
     ServerStarted,
     ServerStopped,
     UpgradeRefused,
+    heard,
     log_event,
     tell,
 )
@@ -255,3 +257,21 @@ def test_hooks_are_told_in_their_order() -> None:
     tell([lambda event: told.append("first"), lambda event: told.append("second")], CLOSED)
 
     assert told == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("hooks", "level", "wanted"),
+    [
+        ([log_event], logging.DEBUG, False),
+        ([log_event], logging.INFO, True),
+        ([], logging.DEBUG, False),
+        ([lambda _: None], logging.DEBUG, True),
+        ([log_event, lambda _: None], logging.DEBUG, True),
+    ],
+)
+def test_an_event_that_only_a_silent_log_would_get_is_not_made(
+    hooks: list[Hook], level: int, wanted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="supervisor")
+
+    assert heard(tuple(hooks), level) is wanted

@@ -247,8 +247,9 @@ async def run(steps: list[Step], reaction: Reaction, *, compressed: bool) -> Non
         async with running(clock) as runtime:
             limits = POLICY.limits
             transport = MemoryTransport(wire.extend, lambda: ends.append(None), limits.send_high_water)
-            protocol = ServerProtocol(state=OPEN, max_size=limits.max_message, logger=wire_logger)
+            protocol = None
             if compressed:
+                protocol = ServerProtocol(state=OPEN, logger=wire_logger)
                 _, inner = BoundedDeflateFactory().process_request_params(
                     [("client_max_window_bits", None)], []
                 )
@@ -274,6 +275,7 @@ async def run(steps: list[Step], reaction: Reaction, *, compressed: bool) -> Non
                 protocol,
                 cell,
                 clock,
+                max_message=limits.max_message,
                 max_fragments=limits.max_fragments,
                 control_rate=limits.control_rate,
                 control_burst=limits.control_burst,

@@ -14,7 +14,7 @@ import trio
 from actors import Actor, ActorRef, ActorStopped, CloseReport, ConnectionActor, ExitReason
 from supervisor import ChildSpec, Restart
 from tests.conftest import EVERY_RUNTIME
-from tests.raw import RawClient, raw_client
+from tests.raw import CONTINUATION, TEXT, RawClient, encode, raw_client
 from tests.witness import serving, until
 
 every_runtime = pytest.mark.every_runtime
@@ -309,3 +309,97 @@ async def test_a_service_that_crashes_fails_the_ask_and_not_who_asked() -> None:
 
     assert len(Asking.failures) == len(witness.crashes) == len(ERRORS)
     assert all(isinstance(failure, ActorStopped) for failure in Asking.failures), Asking.failures
+
+
+# -- messages that are handled while they are read ---------------------------------------------
+
+LARGE = 64 * 1024
+
+
+@every_runtime
+@pytest.mark.parametrize("wait", [False, True])
+async def test_a_large_message_is_handled_by_the_task_of_its_actor_with_all_that_a_task_can(
+    wait: bool,
+) -> None:
+    tasks: set[int] = set()
+
+    class Careful(ConnectionActor):
+        def on_connect(self) -> None:  # type: ignore[override]  # hooks may be plain
+            tasks.add(anyio.get_current_task().id)
+
+        async def on_message(self, message: str) -> None:
+            with anyio.move_on_after(0.001 if wait else 60) as scope:
+                await (anyio.sleep_forever() if wait else anyio.lowlevel.checkpoint())
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(self.send, f"{scope.cancelled_caught} {len(message)}")
+            tasks.add(anyio.get_current_task().id)
+
+    async with serving(Careful) as (server, witness), raw_client(server) as client:
+        for _ in range(5):
+            await client.send("x" * LARGE)
+            assert (await client.frame()).text == f"{wait} {LARGE}"
+
+    assert len(tasks) == 1
+    assert witness.crashes == []
+
+
+@every_runtime
+@pytest.mark.parametrize("number", NUMBERS)
+async def test_what_the_handler_of_a_large_message_raises_ends_its_own_connection_alone(number: int) -> None:
+    class Fragile(ConnectionActor):
+        async def on_message(self, message: str) -> None:
+            if message[0] == "!":
+                raise ERRORS[number]()
+            await self.send(message)
+
+    async with (
+        serving(Fragile) as (server, witness),
+        raw_client(server) as neighbour,
+        raw_client(server) as client,
+    ):
+        await client.send("!" * LARGE)
+        assert await client.answer_close() == (1011, "")
+        await witness.one_closed()
+        await neighbour.send("x" * LARGE)
+        assert (await neighbour.frame()).text == "x" * LARGE
+
+
+@every_runtime
+async def test_the_handler_of_a_large_message_may_close_and_sees_no_message_behind_it() -> None:
+    seen: list[str] = []
+
+    class Once(ConnectionActor):
+        async def on_message(self, message: str) -> None:
+            seen.append(message[0])
+            self.close(4001, "enough")
+
+    async with serving(Once) as (server, witness), raw_client(server) as client:
+        await client.send_bytes(encode(TEXT, b"a" * LARGE) + encode(TEXT, b"b" * LARGE) * 3)
+        assert await client.answer_close() == (4001, "enough")
+        report = (await witness.one_closed()).report
+
+    assert seen == ["a"]
+    assert report.clean
+    assert report.undelivered <= 3
+
+
+@every_runtime
+async def test_a_neighbour_is_heard_while_ten_thousand_fragments_are_taken_apart() -> None:
+    heard: list[str] = []
+
+    class Listener(ConnectionActor):
+        async def on_message(self, message: str) -> None:
+            heard.append(message)
+
+    empty = encode(CONTINUATION, b"", fin=False)
+    fragmented = encode(TEXT, b"", fin=False) + empty * 1022 + encode(CONTINUATION, b"many")
+    async with (
+        serving(Listener) as (server, _),
+        raw_client(server) as neighbour,
+        raw_client(server) as client,
+    ):
+        await client.send_bytes(fragmented * 10)
+        await neighbour.send("one")
+        await until(lambda: len(heard) == 11)
+
+    assert heard.index("one") <= 2

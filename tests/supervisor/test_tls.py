@@ -16,7 +16,7 @@ import websockets.trio.client
 from websockets.exceptions import ConnectionClosed
 
 from actors import ConnectionActor, Initiator
-from supervisor import Policy, Server, Timeouts, serve
+from supervisor import Admission, Policy, Server, Timeouts, serve
 from supervisor.events import ConnectionOpened
 from tests.raw import DEADLINE, RawClient
 from tests.witness import serving, until
@@ -256,3 +256,33 @@ async def test_a_server_that_ends_closes_its_tls_connections_with_1001(
             await connected.wait()
 
     assert closes == [(1001, "server shutting down")]
+
+
+async def test_a_peer_that_makes_no_tls_handshake_takes_a_place(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    async with serving(Echo, ssl=server_tls, admission=Admission(max_connections=1)) as (server, _):
+        silent = await RawClient.dial(server)
+        await until(lambda: len(server.upgrades) == 1)
+        refused = await TlsClient.dial(server)
+        assert isinstance(refused, TlsClient)
+        await refused.begin(client_tls)
+        status = await refused.request()
+        refused.close()
+        silent.close()
+        await until(lambda: not server.upgrades)
+        async with tls_client(server, client_tls) as client:
+            await client.send("hello")
+            assert (await client.frame()).text == "hello"
+
+    assert status == 503
+
+
+async def test_a_server_that_ends_does_not_wait_for_tls_handshakes(server_tls: ssl.SSLContext) -> None:
+    async with serve({"/": Echo}, ssl=server_tls) as server:
+        silent = await RawClient.dial(server)
+        await until(lambda: len(server.upgrades) == 1)
+    rest = await silent.rest_of_bytes()
+    silent.close()
+
+    assert rest == b""

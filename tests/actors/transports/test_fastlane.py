@@ -1,14 +1,19 @@
-"""Both lanes see the same messages and reach the same state, for any bytes in any split."""
+"""Both lanes see the same messages and reach the same state, for any bytes in any split.
+
+What an incomplete frame has brought is kept by the lane that began it; it is the same in both, too.
+"""
 
 from __future__ import annotations
 
+import random
+import sys
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from websockets.frames import Close, Frame, Opcode
-from websockets.protocol import OPEN
+from websockets.frames import Frame, Opcode
+from websockets.protocol import CLOSING, OPEN
 from websockets.server import ServerProtocol
 
 from actors.transports.fastlane import PING_SIZE, header_of, read_frames
@@ -23,9 +28,20 @@ class Recorder:
 
     def __init__(self) -> None:
         self.log: list[object] = []
+        self.waits = False
 
     def received(self, message: str | bytes) -> None:
         self.log.append(message)
+
+    def received_many(self, messages: list[str | bytes]) -> None:
+        for message in messages:
+            self.received(message)
+
+    def hurry(self) -> None:
+        pass
+
+    def give_way(self) -> None:
+        self.waits = True
 
     def peer_closed(self) -> None:
         self.log.append("peer closed")
@@ -40,21 +56,52 @@ class Recorder:
         self.log.append("writable")
 
 
-def run(chunks: list[bytes], *, fast: bool) -> tuple[object, ...]:
-    """Feed ``chunks`` through one lane and give all that can be seen from outside."""
+def run(
+    chunks: list[bytes],
+    *,
+    fast: bool,
+    made_already: bool = True,
+    close_at: int = -1,
+    eof: bool = False,
+) -> tuple[object, ...]:
+    """Feed ``chunks`` through one lane, one a second, and give all that can be seen from outside.
+
+    Our own Close frame goes out ahead of the chunk ``close_at``, if the conversation is not over by then.
+    """
     recorder, wire = Recorder(), bytearray()
+    now = 1.0
     transport = MemoryTransport(wire.extend, lambda: None)
-    protocol = ServerProtocol(state=OPEN, max_size=MAX_MESSAGE)
     websocket = WebSocket(
-        transport, protocol, recorder, lambda: 1.0, max_fragments=5, control_rate=1.0, control_burst=6
+        transport,
+        ServerProtocol(state=OPEN) if made_already else None,
+        recorder,
+        lambda: now,
+        max_message=MAX_MESSAGE,
+        max_fragments=5,
+        control_rate=1.0,
+        control_burst=6,
     )
     if not fast:
         websocket._plain = websocket._between_frames = False
     websocket.ping()
-    for chunk in chunks:
+    for number, chunk in enumerate(chunks):
+        now += 1.0
+        if number == close_at and websocket.sent is None:
+            websocket.send_close(4001, "ours")
         websocket.data(chunk)
-    state = protocol.state, bytes(protocol.reader.buffer), protocol.current_size, websocket.assembling_since
-    state += websocket.ping_sent_at, websocket.round_trip
+        while recorder.waits:
+            recorder.waits = False
+            websocket.read_on()
+    needed, incomplete = websocket._protocol, websocket._incomplete
+    if needed is None:  # then it would be where a new one is that has only seen the Close frames
+        state: tuple[object, ...] = (OPEN if websocket.sent is None else CLOSING, b"", None)
+    else:
+        state = needed.state, bytes(needed.reader.buffer), needed.current_size
+    if incomplete is not None:  # of which the protocol would have taken the header
+        state = state[0], incomplete.as_it_came()[len(incomplete._header) :], None
+    state += websocket.assembling_since, websocket.ping_sent_at, websocket.round_trip
+    if eof:
+        websocket.eof()
     return recorder.log, bytes(wire), state, websocket.sent, websocket.received
 
 
@@ -73,7 +120,16 @@ fragments = st.builds(
 )
 controls = st.builds(masked, st.sampled_from([Opcode.PING, Opcode.PONG]), st.binary(max_size=125))
 answers = st.just(masked(Opcode.PONG, (1).to_bytes(PING_SIZE, "big")))
-closes = st.builds(lambda code: masked(Opcode.CLOSE, Close(code, "bye").serialize()), st.just(1000))
+closes = st.builds(
+    masked,
+    st.just(Opcode.CLOSE),
+    st.one_of(
+        st.sampled_from([b"", b"\x03", b"\x03\xe8", b"\x03\xe8bye", b"\x0f\xa1" + b"x" * 123]),  # 1000, 4001
+        st.sampled_from([b"\x03\xe7", b"\x03\xed", b"\x03\xee", b"\x13\x88"]),  # 999, 1005, 1006, 5000
+        st.sampled_from([b"\x03\xe8\xff", b"\x03\xe8\xc3"]),  # no UTF-8
+        st.binary(max_size=125),
+    ),
+)
 unmasked = st.binary(max_size=10).map(lambda payload: Frame(Opcode.TEXT, payload).serialize(mask=False))
 not_minimal = st.binary(min_size=1, max_size=20).map(
     lambda payload: b"\x82\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload
@@ -91,11 +147,42 @@ def split(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @settings(max_examples=1000, deadline=None)
-@given(streams, st.lists(st.integers(min_value=0), max_size=8))
-def test_both_lanes_agree_on_any_bytes_in_any_split(stream: bytes, cuts: list[int]) -> None:
+@given(
+    streams,
+    st.lists(st.integers(min_value=0), max_size=8),
+    st.integers(-1, 8),
+    st.booleans(),
+    st.booleans(),
+)
+def test_both_lanes_agree_on_any_bytes_in_any_split(
+    stream: bytes, cuts: list[int], close_at: int, eof: bool, made_already: bool
+) -> None:
     chunks = split(stream, cuts)
 
-    assert run(chunks, fast=True) == run(chunks, fast=False)
+    fast = run(chunks, fast=True, made_already=made_already, close_at=close_at, eof=eof)
+
+    assert fast == run(chunks, fast=False, close_at=close_at, eof=eof)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x03\xe8", b"\x0f\xa1" + b"x" * 123])
+def test_a_close_frame_needs_no_protocol_on_either_side(payload: bytes) -> None:
+    transport = MemoryTransport(bytearray().extend, lambda: None)
+    websocket = WebSocket(transport, None, Recorder(), lambda: 1.0, max_message=MAX_MESSAGE)
+
+    websocket.send_close(4001, "ours")
+    websocket.data(masked(Opcode.TEXT, b"crosses it") + masked(Opcode.CLOSE, payload))
+
+    assert websocket.sent == (4001, "ours")
+    assert websocket.received is not None
+    assert websocket._protocol is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(streams, st.booleans())
+def test_both_lanes_agree_on_bytes_that_come_one_by_one_and_end_anywhere(stream: bytes, eof: bool) -> None:
+    chunks = [stream[index : index + 1] for index in range(len(stream))]
+
+    assert run(chunks, fast=True, eof=eof) == run(chunks, fast=False, eof=eof)
 
 
 @given(st.one_of(st.text(), st.binary()))
@@ -120,22 +207,62 @@ def test_the_header_of_every_length_is_that_of_the_protocol(length: int, text: b
 def test_whole_frames_of_every_length_are_read(length: int) -> None:
     frame = masked(Opcode.BINARY, bytes(length))
 
-    messages, position = read_frames(frame + frame + frame[:5], 1 << 20)
+    messages, position, incomplete = read_frames(frame + frame + frame[:5], 1 << 20)
 
     assert messages == [bytes(length)] * 2
     assert position == 2 * len(frame)
+    assert incomplete is None, "the header has not come whole"
 
 
-def test_a_frame_over_the_limit_is_left_to_the_protocol() -> None:
+@pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
+@pytest.mark.parametrize(("length", "header"), [(1, 6), (125, 6), (126, 8), (65_535, 8), (65_536, 14)])
+def test_a_frame_is_incomplete_from_the_end_of_its_header_on_and_goes_on_where_it_stopped(
+    length: int, header: int, opcode: Opcode
+) -> None:
+    payload = bytes(index % 128 for index in range(length))
+    frame = masked(opcode, payload)
+
+    assert read_frames(frame[: header - 1], 1 << 20) == ([], 0, None)
+    messages, position, incomplete = read_frames(frame[:header], 1 << 20)
+
+    assert (messages, position) == ([], header)
+    assert incomplete is not None
+    assert incomplete.missing == length
+    data = b"behind it" + frame[header:] + b"next"
+    assert incomplete.take(data, len(b"behind it")) == len(data) - len(b"next")
+    assert incomplete.missing == 0
+    assert incomplete.message() == (payload.decode() if opcode is Opcode.TEXT else payload)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_a_frame_that_drips_in_weighs_what_has_come_of_it(size: int) -> None:
+    payload = random.Random(0).randbytes(100_000)
+    frame = masked(Opcode.BINARY, payload)
+    _, _, incomplete = read_frames(frame[:14], 1 << 20)
+    assert incomplete is not None
+
+    for position in range(14, len(frame) - size, size):
+        incomplete.take(frame[position : position + size], 0)
+        if position % 10_000 < size:
+            weight = sum(map(sys.getsizeof, [incomplete._pieces, *incomplete._pieces]))
+            assert weight <= 1.05 * (position + size) + 1000
+    incomplete.take(frame[-incomplete.missing :], 0)
+
+    assert incomplete.message() == payload
+    assert incomplete.as_it_came() == frame
+
+
+def test_a_frame_over_the_limit_is_left_to_the_protocol_whole_or_not() -> None:
     frame = masked(Opcode.BINARY, bytes(11))
 
-    assert read_frames(frame, 10) == ([], 0)
+    assert read_frames(frame, 10) == read_frames(frame[:-1], 10) == ([], 0, None)
+    assert read_frames(b"\x82\xff" + b"\xff" * 12, sys.maxsize) == ([], 0, None)
 
 
 def test_messages_keep_their_kind() -> None:
     stream = masked(Opcode.TEXT, b"a") + masked(Opcode.BINARY, b"a")
 
-    messages, _ = read_frames(stream, 10)
+    messages, _, _ = read_frames(stream, 10)
 
     assert messages == ["a", b"a"]
     assert [type(message) for message in messages] == [str, bytes]

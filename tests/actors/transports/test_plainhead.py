@@ -8,6 +8,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.protocol import SERVER, Protocol
 
 from actors.transports import opening
 from actors.transports.opening import Handshake, HandshakeRefused
@@ -91,7 +92,7 @@ def outcome(head: bytes, subprotocols: list[str], *, compression: bool) -> tuple
     except HandshakeRefused as refused:
         return refused.status, refused.text, refused.headers
     answer = re.sub(rb"\r\nDate: [^\r\n]+GMT\r\n", b"\r\nDate: now\r\n", answer)
-    protocol = handshake.protocol
+    protocol = handshake.protocol or Protocol(SERVER)  # as a WebSocket makes it
     state = protocol.state, protocol.side, protocol.max_message_size, protocol.max_fragment_size
     extensions = [type(extension) for extension in protocol.extensions]
     return request, list(request.headers), handshake.path, handshake.query, answer, state, extensions

@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from websockets.protocol import OPEN
-from websockets.server import ServerProtocol
 
 from actors.transports.memory import MemoryTransport
-from actors.transports.websocket import STEP, WebSocket, frame_of
+from actors.transports.websocket import LARGE, STEP, TURN, WebSocket, frame_of
 from tests.raw import (
     BINARY,
     CLOSE,
@@ -36,12 +34,17 @@ class Conversation:
         self.now = 100.0
         self.told: list[str | bytes] = []
         self.ends: list[str] = []
+        self.hurried: list[int] = []
+        """How many messages had been told each time that they were to be handled at once."""
+        self.turns: list[int] = []
+        """How many messages had been told each time that it was the turn of others."""
         self.wire = bytearray()
         self.room: int | None = None
         """How many messages more there is room for, before the receiver pauses."""
         self.transport = MemoryTransport(self.wire.extend, lambda: None)
-        protocol = ServerProtocol(state=OPEN, max_size=max_message)
-        self.websocket = WebSocket(self.transport, protocol, self, lambda: self.now, **limits)
+        self.websocket = WebSocket(
+            self.transport, None, self, lambda: self.now, max_message=max_message, **limits
+        )
         self.transport.sink = self.websocket
 
     def received(self, message: str | bytes) -> None:
@@ -50,6 +53,16 @@ class Conversation:
             self.room -= 1
             if self.room <= 0:
                 self.websocket.pause()
+
+    def received_many(self, messages: list[str | bytes]) -> None:
+        for message in messages:
+            self.received(message)
+
+    def hurry(self) -> None:
+        self.hurried.append(len(self.told))
+
+    def give_way(self) -> None:
+        self.turns.append(len(self.told))
 
     def peer_closed(self) -> None:
         self.ends.append("peer closed")
@@ -66,6 +79,10 @@ class Conversation:
     def feed(self, *data: bytes) -> None:
         for one in data:
             self.transport.feed(one)
+            taken = 0
+            while taken < len(self.turns):
+                taken = len(self.turns)
+                self.websocket.read_on()
 
     @property
     def frames(self) -> list[Frame]:
@@ -176,6 +193,83 @@ def test_a_message_of_any_size_goes_out_in_one_frame(kind: type[str | bytes], si
 
     opcode = TEXT if kind is str else BINARY
     assert conversation.frames == [Frame(opcode, b"x" * size)] * 2
+
+
+def test_much_at_once_is_handled_at_once_when_all_of_it_is_taken_apart() -> None:
+    conversation = Conversation(max_message=None)
+
+    conversation.feed(encode(BINARY, bytes(LARGE)) + encode(TEXT, b"behind") + encode_close())
+    assert (conversation.hurried, conversation.ends) == ([2], ["peer closed"])
+    conversation.feed(encode(TEXT, b"a little"))
+
+    assert conversation.hurried == [2]
+
+
+# -- the turns of others -----------------------------------------------------------------------
+
+FRAGMENTED = b"".join(
+    [
+        encode(TEXT, b"x", fin=False),
+        encode(CONTINUATION, b"", fin=False) * (TURN - 2),
+        encode(CONTINUATION, b"y"),
+    ]
+)
+"""A message of as many fragments as are taken in one turn."""
+
+
+def test_many_frames_are_taken_apart_in_turns_and_nothing_is_read_meanwhile() -> None:
+    conversation = Conversation()
+
+    conversation.transport.feed(FRAGMENTED * 4)
+    conversation.transport.feed(encode(TEXT, b"behind"))
+    assert conversation.turns == [1]
+    for turn in range(2, 5):
+        conversation.websocket.read_on()
+        assert turn - 1 <= len(conversation.told) <= turn + 1
+
+    assert conversation.told == ["xy"] * 4 + ["behind"]
+    assert len(conversation.turns) == 3
+
+
+def test_whole_messages_that_are_only_counted_are_taken_in_turns_too() -> None:
+    conversation = Conversation()
+    conversation.websocket.send_close(1000, "")
+
+    conversation.transport.feed(encode(TEXT, b"") * 2 * TURN)
+
+    assert TURN <= conversation.turns[0] < 2 * TURN
+
+
+def test_who_gave_way_reads_on_only_when_it_is_its_turn_and_the_receiver_has_room() -> None:
+    conversation = Conversation()
+    websocket = conversation.websocket
+    conversation.transport.feed(FRAGMENTED * 2)
+    assert conversation.told == ["xy"]
+
+    websocket.pause()
+    websocket.resume()
+    assert conversation.told == ["xy"], "it is the turn of others"
+    websocket.pause()
+    websocket.read_on()
+    assert conversation.told == ["xy"], "the receiver has no room"
+    websocket.resume()
+
+    assert conversation.told == ["xy", "xy"]
+
+
+@pytest.mark.parametrize("end", ["our close", "drop"])
+def test_the_end_may_come_while_it_is_the_turn_of_others(end: str) -> None:
+    conversation = Conversation()
+    conversation.transport.feed(FRAGMENTED * 2 + encode_close(1000))
+
+    if end == "drop":
+        conversation.transport.drop()
+    else:
+        conversation.websocket.send_close(1000, "")
+    for _ in range(4):
+        conversation.websocket.read_on()
+
+    assert conversation.ends == (["ended"] if end == "drop" else ["peer closed"])
 
 
 # -- control frames ----------------------------------------------------------------------------
@@ -427,6 +521,23 @@ def test_a_message_is_known_to_be_incomplete_since_its_first_byte(
 
     assert conversation.websocket.assembling_since is None
     assert conversation.told == ["half"]
+
+
+@pytest.mark.parametrize("fragmented", [False, True])
+def test_a_stream_that_never_stops_between_two_messages_is_no_slow_one(
+    conversation: Conversation, fragmented: bool
+) -> None:
+    message = encode(TEXT, b"ha", fin=False) + encode(CONTINUATION, b"lf") if fragmented else HALF
+    wire = message * 20
+    for index in range(1, len(wire), len(message)):
+        conversation.now += 1
+        conversation.feed(wire[max(0, index - len(message)) : index])
+        assert conversation.websocket.assembling_since == conversation.now
+
+    conversation.feed(wire[-len(message) + 1 :])
+
+    assert conversation.websocket.assembling_since is None
+    assert conversation.told == ["half"] * 20
 
 
 @pytest.mark.parametrize("place", [2, HEADER])
