@@ -7,8 +7,9 @@ and must not block; what it raises is logged and goes no further.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Protocol
 
 from actors import ActorRef, CloseReport
@@ -220,6 +221,16 @@ def _log_closed(event: ConnectionClosed) -> None:
     )
 
 
+def check_hooks(hooks: Sequence[Hook]) -> tuple[Hook, ...]:
+    """Raise ``TypeError`` for what is no hook; an async function is none, since nobody would await it."""
+    if not isinstance(hooks, Iterable):
+        raise TypeError(f"hooks: a list of functions of one event, not {hooks!r}")
+    for hook in hooks:
+        if not callable(hook) or iscoroutinefunction(hook):
+            raise TypeError(f"hooks: plain functions of one event, {hook!r} is none")
+    return tuple(hooks)
+
+
 def heard(hooks: Sequence[Hook], level: int) -> bool:
     """Whether anybody takes note of an event that the log writes at ``level``; making one costs."""
     return bool(hooks) and (hooks != _LOG_ALONE or logger.isEnabledFor(level))
@@ -250,6 +261,7 @@ __all__ = [
     "ServerStarted",
     "ServerStopped",
     "UpgradeRefused",
+    "check_hooks",
     "heard",
     "log_event",
     "tell",

@@ -16,23 +16,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
-from typing import TYPE_CHECKING, cast, final
+from typing import Protocol, cast, final
 
+from actors.runtime import Runtime
 from actors.timers import Timer
 from actors.transports.asyncio import AsyncioTransport
 from actors.transports.opening import HandshakeRefused, refusal
-from actors.transports.transport import Transport
 from supervisor.framing import Requests
-from supervisor.sources import Sources
-from supervisor.upgrade import Upgrade
-
-if TYPE_CHECKING:
-    from supervisor.server import Server
+from supervisor.policies import Policy
 
 logger = logging.getLogger("supervisor")
 
@@ -45,10 +40,13 @@ QUIET = 0.5
 HIGH_WATER = 256 * 1024
 """Bytes that wait for a side that does not keep up before the other one is paused."""
 
-BATCH = 4
-BATCH_WITHIN = 0.002
-PAUSE = 0.0003
-"""Seconds that this thread pauses when it has passed on ``BATCH`` reads within ``BATCH_WITHIN`` seconds."""
+
+class Site(Protocol):
+    """Whose pipes they are: the server's, or the pump's in its own process."""
+
+    runtime: Runtime
+    policy: Policy
+    ready_path: str | None
 
 
 class PipeState(Enum):
@@ -60,6 +58,8 @@ class PipeState(Enum):
     """The client ended its side; Robyn still answers."""
     UPGRADING = auto()
     """The client asks for a WebSocket: Robyn was told that nothing more comes, and finishes."""
+    UPGRADED = auto()
+    """Robyn has finished, and the client has still to take some of it before the WebSocket."""
     FINISHING = auto()
     """The connection was quiet while the process ends: no request is read any more."""
     ROBYN_ENDED = auto()
@@ -82,16 +82,16 @@ class Pipe(asyncio.Protocol):
         "_pipes",
         "_requests",
         "_robyn",
-        "_source",
         "_state",
         "_to_robyn",
         "_unsent",
         "_wire",
         "quiet",
+        "source",
         "to_client",
     )
 
-    def __init__(self, pipes: Pipes, client: AsyncioTransport, data: bytes) -> None:
+    def __init__(self, pipes: Pipes, client: AsyncioTransport, data: bytes, source: str | None) -> None:
         self._pipes = pipes
         self._client = client
         self._wire = wire = client.hand_over(self)
@@ -99,23 +99,24 @@ class Pipe(asyncio.Protocol):
         """Passes a part of an answer on."""
         self._robyn: asyncio.Transport | None = None
         self._to_robyn: Callable[[bytes], None] | None = None
-        self._requests = Requests(pipes.server.ready_path)
+        self._requests = Requests(pipes.site.ready_path)
         self._state = PipeState.CONNECTING
         self._early = data
         self._early_eof = False
         self._unsent = 0
         self.quiet = False
         """Whether nothing went through since this was set."""
-        self._source = pipes.sources.take(client.peer)
+        self.source = source
+        """The loopback address that Robyn sees the client at; ``None`` for 127.0.0.1."""
         wire.set_write_buffer_limits(high=HIGH_WATER)
         wire.pause_reading()
-        runtime = pipes.server.runtime
+        runtime = pipes.site.runtime
         self._deadline: Timer | None
         self._deadline = runtime.timers.after(CONNECT_TIMEOUT, partial(self._unreachable, "no answer"))
         runtime.spawn(self._connect, name="pipe to Robyn")
 
     async def _connect(self) -> None:
-        source = None if self._source is None else (self._source, 0)
+        source = None if self.source is None else (self.source, 0)
         try:
             await asyncio.get_running_loop().create_connection(
                 partial(_FromRobyn, self), *self._pipes.address, local_addr=source
@@ -171,9 +172,8 @@ class Pipe(asyncio.Protocol):
         self.quiet = False
         if self._state is PipeState.OPEN:
             assert self._to_robyn is not None, "an open pipe has both sides"
-            requests, pipes = self._requests, self._pipes
-            requests.closing = pipes.closing
-            pipes.passing_on()
+            requests = self._requests
+            requests.closing = self._pipes.closing
             passed = requests.feed(data)
             if passed:
                 self._to_robyn(passed)
@@ -193,7 +193,7 @@ class Pipe(asyncio.Protocol):
             self._end_requests()
         elif self._state is PipeState.ROBYN_ENDED:
             self._wire.close()
-        elif self._state in (PipeState.UPGRADING, PipeState.FINISHING):
+        elif self._state in (PipeState.UPGRADING, PipeState.UPGRADED, PipeState.FINISHING):
             self.abort()
         # A half-closed socket stays usable, a half-closed TLS session does not exist (RFC 8446, 6.1).
         return self._wire.get_extra_info("ssl_object") is None
@@ -210,8 +210,10 @@ class Pipe(asyncio.Protocol):
             self._robyn.pause_reading()
 
     def resume_writing(self) -> None:
-        """The client keeps up again."""
-        if self._robyn is not None:
+        """The client keeps up again, or has taken all that comes before its WebSocket."""
+        if self._state is PipeState.UPGRADED:
+            self._upgrade()
+        elif self._robyn is not None:
             self._read_from(self._robyn)
 
     def _end_requests(self) -> None:
@@ -237,13 +239,12 @@ class Pipe(asyncio.Protocol):
     def robyn_ended(self) -> None:
         """All answers are there: end the client, or give it the WebSocket that it asks for."""
         if self._state is PipeState.UPGRADING:
-            request = self._requests.upgrade
-            assert request is not None, "what the state says"
-            self._over()
-            client = self._client
-            client.take_back()
-            Upgrade(self._pipes.server, client)
-            client.sink.data(request)
+            self._wire.set_write_buffer_limits(high=0)
+            if self._wire.get_write_buffer_size():
+                self._state = PipeState.UPGRADED
+                self._start_deadline()
+            else:
+                self._upgrade()
         elif self._state is PipeState.CLIENT_ENDED:
             self._over_when_lost()
             self._wire.close()
@@ -254,6 +255,12 @@ class Pipe(asyncio.Protocol):
         """Pass on a loss without an end: an answer may be incomplete."""
         if self._state not in (PipeState.CONNECTING, PipeState.ROBYN_ENDED, PipeState.OVER):
             self.abort()
+
+    def _upgrade(self) -> None:
+        request = self._requests.upgrade
+        assert request is not None, "what the state says"
+        self._over()
+        self._pipes.upgrade(self._client, request)
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -269,19 +276,18 @@ class Pipe(asyncio.Protocol):
     def _over_when_lost(self) -> None:
         self._stop_deadline()
         self._state = PipeState.ROBYN_ENDED
-        self._unsent = self._wire.get_write_buffer_size()
         self._start_deadline()
 
     def _start_deadline(self) -> None:
-        pipes = self._pipes
-        timeout = pipes.server.policy.timeouts.close
+        site = self._pipes.site
+        self._unsent = self._wire.get_write_buffer_size()
+        timeout = site.policy.timeouts.close
         if timeout is not None:
-            self._deadline = pipes.server.runtime.timers.after(timeout, self._time_is_over)
+            self._deadline = site.runtime.timers.after(timeout, self._time_is_over)
 
     def _time_is_over(self) -> None:
         """Give up a client that neither takes what is left for it nor ends its side."""
-        before, self._unsent = self._unsent, self._wire.get_write_buffer_size()
-        if self._unsent < before:
+        if self._wire.get_write_buffer_size() < self._unsent:
             self._start_deadline()
         else:
             self.abort()
@@ -295,7 +301,6 @@ class Pipe(asyncio.Protocol):
         if self._state is not PipeState.OVER:
             self._state = PipeState.OVER
             self._stop_deadline()
-            self._pipes.sources.give_back(self._source)
             self._pipes.over(self)
 
 
@@ -335,55 +340,36 @@ class _FromRobyn(asyncio.Protocol):
 
 @final
 class Pipes:
-    """The pipes of one server to the listener at ``address``; its ``plain_http``."""
+    """The pipes of this process to the listener at ``address``.
 
-    __slots__ = ("_count", "_counted_since", "_emptied", "address", "closing", "open", "server", "sources")
+    ``upgrade`` gets a client that asks for a WebSocket on a connection it kept, or whether the server is
+    ready, with the request; ``ended`` the ``source`` of every pipe that is over.
+    """
 
-    def __init__(self, server: Server, address: tuple[str, int]) -> None:
-        self.server = server
+    __slots__ = ("_emptied", "_ended", "address", "closing", "open", "site", "upgrade")
+
+    def __init__(
+        self,
+        site: Site,
+        address: tuple[str, int],
+        upgrade: Callable[[AsyncioTransport, bytes], None],
+        ended: Callable[[str | None], None],
+    ) -> None:
+        self.site = site
         self.address = address
+        self.upgrade = upgrade
         self.open: set[Pipe] = set()
-        self.sources = Sources()
         self.closing = False
         """Whether every request is the last one of its connection from now on."""
+        self._ended = ended
         self._emptied = asyncio.Event()
-        self._count = 0
-        self._counted_since = 0.0
 
-    def __call__(self, client: Transport, data: bytes) -> None:
+    def begin(self, client: AsyncioTransport, data: bytes, source: str | None) -> None:
         """Pipe one client whose first bytes, the whole head of a request, are ``data``."""
-        assert isinstance(client, AsyncioTransport), "Robyn's event loop is one of asyncio"
-        self.open.add(Pipe(self, client, data))
-
-    def passing_on(self) -> None:
-        """Called before bytes go to Robyn: under load, leave Python's lock to its threads for a moment.
-
-        They need it for each request, as this thread does; to take it in turns for every single one
-        costs them more than the work itself, which goes in batches then.
-        """
-        self._count += 1
-        if self._count == BATCH:
-            loop = asyncio.get_running_loop()
-            before, self._counted_since = self._counted_since, loop.time()
-            if self._counted_since - before <= BATCH_WITHIN:
-                loop.call_soon(self._pause)
-            else:
-                self._count = 0
-
-    def _pause(self) -> None:
-        self._count = 0
-        time.sleep(PAUSE)
-
-    async def settle(self) -> None:
-        """Wait, for a short time, for the requests of the connections that were accepted last."""
-        looks = 20
-        while self.server.upgrades and looks:
-            looks -= 1
-            await asyncio.sleep(QUIET / 20)
+        self.open.add(Pipe(self, client, data, source))
 
     async def finish(self) -> None:
         """Wait for the answers that are to come; end the connections that have been quiet for a while."""
-        await self.settle()
         while self.open:
             for pipe in list(self.open):
                 if pipe.quiet:
@@ -396,6 +382,7 @@ class Pipes:
     def over(self, pipe: Pipe) -> None:
         """Called by a pipe at its end."""
         self.open.discard(pipe)
+        self._ended(pipe.source)
         if not self.open:
             self._emptied.set()
 

@@ -2,7 +2,8 @@
 
 No WebSocket route is ever registered on Robyn.  Our listener owns the public port, inside Robyn's
 own event loop: upgrades come to us, everything else is piped to Robyn's listener, which has a port
-of its own on loopback (or, with ``websocket_port``, the public one).
+of its own on loopback (or, with ``websocket_port``, the public one).  A process of its own does the
+piping, the pump, where there can be one.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ if "serve" not in vars(supervisor):  # pragma: no cover - only in a broken envir
 from actors import Actor, ActorRef, ConnectionActor
 from actors.codes import CloseCode
 from actors.errors import ActorMisuse
+from actors.request import Headers
 from supervisor.admission import Admission
 from supervisor.drain import Drain, DrainReport
 from supervisor.events import Hook, log_event
 from supervisor.functions import Codecs, FunctionRoute
 from supervisor.listeners import addresses_of, bind_tcp
-from supervisor.pipe import Pipes
+from supervisor.plain_http import PlainHttp
 from supervisor.policies import Policy, RestartLimit, check_count
 from supervisor.processes import Parent, Processes, bind_places, close_places
 from supervisor.registry import Registry
@@ -98,7 +100,7 @@ class RobynSockets:
         self._encrypted = encrypted
         self._started = False
         self._routes: list[tuple[SubRouter, str, Route]] = []
-        self._pipes: Pipes | None = None
+        self._http: PlainHttp | None = None
 
     def __repr__(self) -> str:
         return f"<RobynSockets: {len(self.server.router) + len(self._routes)} routes>"
@@ -209,13 +211,15 @@ class RobynSockets:
         """The IP address of the client that sent an HTTP request; ``None`` when it is long gone.
 
         Robyn sees the pipe: ``request.ip_addr`` is a loopback address that stands for the client, the
-        same one while it is known.  A client cannot forge it, as it could a header; behind a proxy of
-        yours this is the proxy's address, as ever.
+        same one while it is known.  A client cannot forge it, as it could a header.  Behind a proxy of
+        yours it is the proxy's address, unless ``trusted_proxies`` of the admission says whom to believe.
         """
-        seen = request.ip_addr
-        if self._pipes is None or seen is None:
-            return seen
-        return self._pipes.sources.client(seen)
+        peer = request.ip_addr
+        if self._http is not None and peer is not None:
+            peer = self._http.sources.client(peer)
+        if peer is None:
+            return None
+        return self.server.gate.client_of(peer, Headers(request.headers.multi_items()))
 
     async def drain(
         self,
@@ -256,7 +260,8 @@ class RobynSockets:
     ) -> None:
         """Start Robyn and serve until SIGINT, SIGTERM or ``server.stop()``; does not return.
 
-        HTTP and WebSockets share ``port`` (0: any free one, which the log tells).  With
+        HTTP and WebSockets share ``port`` (0: any free one, which the log tells); on Linux and without
+        TLS a second process, which ends with this one, passes HTTP on to Robyn.  With
         ``websocket_port`` the WebSockets have that one to themselves, and Robyn has ``port`` with
         nothing between it and its clients; ``host`` is an IP address then.  The environment variables
         ``ROBYN_HOST`` and ``ROBYN_PORT`` win, as they do in Robyn.
@@ -286,17 +291,18 @@ class RobynSockets:
             sys.exit(_run_processes(count, host, port, websocket_port, restarts or RestartLimit()))
         reserved, public = _sockets(parent, host, port, websocket_port)
         address: tuple[str, int] = reserved.getsockname()[:2]
-        pipes = Pipes(self.server, address)
+        one_port = websocket_port is None
+        # A session of TLS stays in the process that it began in.
+        pump = one_port and not self._encrypted and sys.platform == "linux"
+        http = PlainHttp(self.server, address, pump=pump)
         self.server.bound = public
-        if websocket_port is None:
-            self._pipes = self.server.plain_http = pipes
+        if one_port:
+            self._http = self.server.plain_http = http
         self.server.ready_path = ready_path
         self._started = True
         # They are for the public address: hidden from Robyn's own start, and given back to the app.
         hidden = {name: os.environ.pop(name) for name in ("ROBYN_HOST", "ROBYN_PORT") if name in os.environ}
-        life = Life(
-            self._app, self.server, pipes, parent, drain, hidden, self._announcement(public, reserved)
-        )
+        life = Life(self._app, self.server, http, parent, drain, hidden, self._announcement(public, reserved))
         handlers, asked_for = self._app.event_handlers, self._app.config.processes
         self._app.event_handlers = {
             Events.STARTUP: FunctionInfo(life.startup, True, 0, {}, {}),

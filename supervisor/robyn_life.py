@@ -29,9 +29,10 @@ from robyn.events import Events
 from robyn.robyn import FunctionInfo
 
 from supervisor.drain import Drain
-from supervisor.pipe import Pipes
+from supervisor.plain_http import PlainHttp
 from supervisor.processes import Parent
 from supervisor.server import Server
+from supervisor.unanswered import until_answered
 
 logger = logging.getLogger("supervisor")
 
@@ -48,14 +49,14 @@ class Life:
         self,
         app: Robyn,
         server: Server,
-        pipes: Pipes,
+        http: PlainHttp,
         parent: Parent | None,
         drain: Drain | None,
         environment: Mapping[str, str],
         announcement: str,
     ) -> None:
         self._server = server
-        self._pipes = pipes
+        self._http = http
         self._parent = parent
         self._drain = drain
         self._environment = environment
@@ -83,6 +84,7 @@ class Life:
         self._loop = loop = asyncio.get_running_loop()
         self._starting = asyncio.current_task()
         os.environ.update(self._environment)
+        self._http.start()
         started = asyncio.Event()
         try:
             if (users := self._users_startup) is not None:
@@ -102,11 +104,16 @@ class Life:
         self._background.append(loop.create_task(self._announce(loop, ours)))
 
     async def _announce(self, loop: asyncio.AbstractEventLoop, ours: list[bytes]) -> None:
-        """Say that it serves, once Robyn does and the signals are ours."""
+        """Say that it serves, once Robyn does and the signals are ours.
+
+        The parent hears it when the pump is there as well: clients that the old process sends away come
+        back at once, and their connections would stay with this process.
+        """
         if ours:
             await self._take_back_signals(loop, ours)
         logger.info("%s", self._announcement)
         if self._parent is not None:
+            await self._http.started()
             self._parent.tell_ready()
 
     async def _serve(self, started: asyncio.Event) -> None:
@@ -116,7 +123,7 @@ class Life:
                 await self._server.serve_forever()
         except BaseException as error:
             self._failed(error)
-        self._pipes.abort()
+        self._http.abort()
         if not self._ending:
             self._end_loop_soon()
 
@@ -178,13 +185,15 @@ class Life:
         try:
             if retiring:
                 await server.stop_listening()
-                await self._pipes.settle()
-            self._pipes.closing = True
+                await self._http.settle()
+            self._http.last_answers()
             await server.drain(drain.within, drain.spread, drain.code, drain.reason, drain.notice)
             await server.stop_listening()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(self._deadline) as self._patience:
-                    await self._pipes.finish()
+                    if server.plain_http is None:
+                        await until_answered(self._http.address[1])
+                    await self._http.finish()
             self._patience = None
         except Exception:
             logger.exception("the drain failed: closing every connection now")
@@ -218,6 +227,7 @@ class Life:
                 result = users.handler()
                 if users.is_async:
                     self._loop.run_until_complete(result)
+        self._http.abort()
         if self._failure is not None:
             # A thread of Robyn may wait for this task for ever, and panics if Python's ending destroys it.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._starting))

@@ -30,7 +30,7 @@ from actors.wakeup import Waiter
 from supervisor.admission import Admission, Gate
 from supervisor.connections import Connections, ConnectionSupervisor
 from supervisor.drain import Draining, DrainReport
-from supervisor.events import Hook, ServerStarted, ServerStopped, log_event, tell
+from supervisor.events import Hook, ServerStarted, ServerStopped, check_hooks, log_event, tell
 from supervisor.hosting import Host, hosted
 from supervisor.listeners import Listeners, addresses_of, bind_tcp, bind_unix, listen, resolve, take_over
 from supervisor.policies import Policy, check_seconds
@@ -137,11 +137,11 @@ class Server:
         self._terms: dict[Route, Terms] = {}
         self._admission = admission or Admission()
         self.policy = policy or Policy()
-        self.hooks = tuple(hooks)
+        self.hooks = check_hooks(hooks)
         self.registry = Registry()
         self.upgrades: set[Upgrade] = set()
         self._drains: list[Draining] = []
-        self.accepting = True
+        self._out_of_service = False
         self.plain_http = plain_http
         """Who gets a connection whose first request is no upgrade; without it that is answered 426."""
         self.ready_path: str | None = None
@@ -172,6 +172,11 @@ class Server:
     def addresses(self) -> tuple[str, ...]:
         """The addresses that are listened on: ``host:port`` or ``unix:path``."""
         return self._addresses
+
+    @property
+    def accepting(self) -> bool:
+        """Whether upgrades are welcome: not while it is drained, and not afterwards or when it stops."""
+        return not (self._out_of_service or self._drains)
 
     @property
     def ready(self) -> bool:
@@ -209,17 +214,19 @@ class Server:
 
         New upgrades get 503; every open connection is closed with ``code`` and ``reason`` at a time of
         its own within ``spread`` seconds, after ``notice`` if there is one; what is left after
-        ``within`` seconds is aborted.  The listeners stay open, to refuse.
+        ``within`` seconds is aborted.  The listeners stay open, to refuse.  A drain that is cancelled
+        leaves the connections that are still open alone, and new ones are welcome again.
         """
         check_seconds("within", within, zero=True, off=False)
         check_seconds("spread", spread, zero=True, off=False)
         close = Close(code, reason, notice=notice, exit_reason=ExitReason.DRAIN)
         cells = self.connection_supervisor.cells()
         draining = Draining(self.runtime, cells, close=close, within=within, spread=spread, hooks=self.hooks)
-        self.accepting = False
         self._drains.append(draining)
         try:
-            return await draining.run()
+            report = await draining.run()
+            self._out_of_service = True
+            return report
         finally:
             self._drains.remove(draining)
 
@@ -303,7 +310,7 @@ class Server:
 
     async def _end(self) -> None:
         """Runs in the host task, also after a start that failed: the connections first, then the services."""
-        self.accepting = False
+        self._out_of_service = True
         await self.stop_listening()
         for upgrade in list(self.upgrades):
             upgrade.abort()
@@ -321,6 +328,11 @@ class Server:
 
     def _accepted(self, transport: Transport) -> None:
         Upgrade(self, transport)
+
+    def take_back(self, transport: Transport, request: bytes) -> None:
+        """Serve a connection of ``plain_http`` from ``request`` on, which is for this server."""
+        Upgrade(self, transport)
+        transport.sink.data(request)
 
     async def _bind(self) -> list[socket.socket]:
         if self.bound is not None:

@@ -12,7 +12,7 @@ from typing import final
 
 from actors import Actor, ActorRef, ExitReason
 from actors.errors import ActorMisuse
-from supervisor.events import Hook, log_event
+from supervisor.events import Hook, check_hooks, log_event
 from supervisor.hosting import Host, hosted
 from supervisor.inspection import Description
 from supervisor.node import Node
@@ -78,7 +78,7 @@ class Supervisor:
         self.auto_shutdown = auto_shutdown
         self.policy = policy
         self.name = name
-        self.hooks = tuple(hooks)
+        self.hooks = check_hooks(hooks)
         self._running: AbstractAsyncContextManager[Tree] | None = None
         for spec in self.children:
             self.check_significant(spec)

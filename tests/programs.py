@@ -96,6 +96,19 @@ def program(script: Path, *arguments: str, environment: Mapping[str, str] | None
         process.stdout.close()
 
 
+def alive(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def children_of(pid: int) -> set[int]:
+    """The processes that the main thread of a process has started."""
+    return {int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
 def close_of(client: ClientConnection) -> tuple[int, str]:
     """Read to the end, and give code and reason of the server's Close frame."""
     with suppress(ConnectionClosed):

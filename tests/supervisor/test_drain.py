@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -18,7 +19,7 @@ from actors.testing import Client, ManualClock, connected, running
 from supervisor import DrainReport, serve
 from supervisor.drain import Draining
 from supervisor.events import DrainEnded, DrainProgress, DrainStarted
-from tests.raw import raw_client
+from tests.raw import RawClient, raw_client
 from tests.witness import Witness, serving, until
 
 RESTART = Close(1012, "service restart", exit_reason=ExitReason.DRAIN)
@@ -338,6 +339,49 @@ async def test_a_cancelled_drain_closes_nobody_more_and_aborts_nobody() -> None:
             if not client.cell.closing:
                 await client.send("still there?")
                 assert await client.receive() == "still there?"
+
+
+@pytest.fixture
+def as_late_as_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of every connection is the end of the spread."""
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+
+
+@pytest.mark.usefixtures("as_late_as_possible")
+async def test_after_a_cancelled_drain_new_connections_are_welcome_again() -> None:
+    async with serving(Echo) as (server, _), raw_client(server) as client:
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(server.drain, 60, 60)
+            await until(lambda: not server.ready)
+            task_group.cancel_scope.cancel()
+
+        assert server.ready
+        async with raw_client(server) as new:
+            for one in (client, new):
+                await one.send("welcome?")
+                assert (await one.frame()).text == "welcome?"
+
+
+@pytest.mark.usefixtures("as_late_as_possible")
+@pytest.mark.parametrize("other", ["at work", "done"])
+async def test_a_cancelled_drain_lets_nobody_in_beside_another_one_or_after_it(other: str) -> None:
+    async with serving(Echo) as (server, _), anyio.create_task_group() as task_group:
+        client = await RawClient.dial(server)
+        assert await client.request("/") == 101
+        if other == "at work":
+            task_group.start_soon(server.drain, 60, 60)
+        else:
+            client.close()
+            await server.drain()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await server.drain(60, 60)
+
+        await until(lambda: not server.ready)
+        with contextlib.closing(await RawClient.dial(server)) as new:
+            assert await new.request("/") == 503
+        client.close()
+        task_group.cancel_scope.cancel()
 
 
 async def test_two_drains_at_once_agree_and_both_end() -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 
 import anyio
@@ -13,12 +12,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors import ConnectionActor
-from supervisor import Policy, Server, Timeouts
+from supervisor import Policy, Timeouts
 from supervisor.framing import Part, Requests, framing_of
-from supervisor.pipe import Pipes, PipeState
+from supervisor.pipe import PipeState
+from supervisor.plain_http import PlainHttp
 from supervisor.sources import Sources
 from tests.raw import DEADLINE, RawClient
+from tests.supervisor.sites import (
+    GET,
+    MB,
+    UPGRADE,
+    Echo,
+    accept,
+    answer_gets,
+    dialed,
+    discard,
+    post,
+    read,
+    resident,
+    site,
+)
 from tests.witness import serving, until
 
 asyncio_only = pytest.mark.parametrize(
@@ -27,24 +40,7 @@ asyncio_only = pytest.mark.parametrize(
     scope="module",
 )
 
-GET = b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n"
-UPGRADE = (
-    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-MB = 1024 * 1024
-
-
-class Echo(ConnectionActor):
-    async def on_message(self, message: str | bytes) -> None:
-        await self.send(message)
-
-
 # -- where requests begin ----------------------------------------------------------------------
-
-
-def post(body: bytes) -> bytes:
-    return b"POST /p HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 def chunked(*chunks: bytes, trailer: bytes = b"") -> bytes:
@@ -177,73 +173,6 @@ def test_behind_a_head_that_is_too_long_nothing_is_read() -> None:
 # -- the pipe ----------------------------------------------------------------------------------
 
 
-class Site:
-    """A server of WebSockets, and the listener behind it that a test plays."""
-
-    def __init__(self, server: Server, pipes: Pipes) -> None:
-        self.port = server.port
-        self.pipes = pipes
-
-
-Play = Callable[[RawClient], Awaitable[None]]
-
-
-@asynccontextmanager
-async def site(play: Play, policy: Policy | None = None) -> AsyncIterator[Site]:
-    """Serve WebSockets at /ws, and everything else by ``play``, called with each connection."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setblocking(False)
-        async with serving({"/ws": Echo}, policy=policy) as (server, _):
-            pipes = server.plain_http = Pipes(server, listener.getsockname())
-            async with anyio.create_task_group() as task_group:
-                task_group.start_soon(accept, listener, play)
-                yield Site(server, pipes)
-                task_group.cancel_scope.cancel()
-            pipes.abort()
-            assert not pipes.open
-
-
-async def accept(listener: socket.socket, play: Play) -> None:
-    async def played(connection: socket.socket) -> None:
-        connection.setblocking(False)
-        with connection:
-            await play(RawClient(connection))
-
-    async with anyio.create_task_group() as task_group:
-        while True:
-            await anyio.wait_readable(listener)
-            task_group.start_soon(played, listener.accept()[0])
-
-
-@asynccontextmanager
-async def dialed(port: int) -> AsyncIterator[RawClient]:
-    """A client that has sent nothing yet."""
-    client = await RawClient.dial(port)
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-async def read(stream: RawClient, expected: bytes) -> None:
-    """Read ``expected`` and no more."""
-    with anyio.fail_after(DEADLINE):
-        while len(stream.wire) - stream._read < len(expected):
-            assert await stream.receive()
-    assert stream.wire[stream._read :] == expected
-    stream._read = len(stream.wire)
-
-
-async def answer_gets(client: RawClient) -> None:
-    """Answer GET requests until the client ends its side, then end too, as Robyn does."""
-    answered = 0
-    while await client.receive():
-        while client.wire.count(b"\r\n\r\n") > answered:
-            answered += 1
-            await client.send_bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
-    assert client.wire == GET * answered
-
-
 @asyncio_only
 async def test_requests_and_answers_go_through_unchanged_on_one_connection() -> None:
     async with site(answer_gets) as there, dialed(there.port) as client:
@@ -306,6 +235,46 @@ async def test_frames_sent_behind_the_upgrade_wait_until_the_answers_are_there()
         client._read += len(b"hi")
         assert (await client.read_head())[0] == 101
         assert (await client.frame()).text == "early"
+
+
+LONG = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (16 * MB) + b"x" * (16 * MB)
+
+
+async def answer_long(client: RawClient) -> None:
+    """Send more than the kernel keeps for a client that does not read."""
+    assert await client.rest_of_bytes() == GET
+    await client.send_bytes(LONG)
+
+
+@asyncio_only
+async def test_a_websocket_comes_only_when_the_client_has_taken_what_comes_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("supervisor.pipe.HIGH_WATER", len(LONG))
+    async with site(answer_long) as there, dialed(there.port) as client:
+        await client.send_bytes(GET + UPGRADE)
+        await until(lambda: [pipe for pipe in there.pipes.open if pipe._state is PipeState.UPGRADED])
+
+        while len(client.wire) < len(LONG):
+            assert await client.receive()
+        client._read = len(LONG)
+
+        assert (await client.read_head())[0] == 101
+        assert client.wire.startswith(LONG)
+        assert not there.pipes.open
+
+
+@asyncio_only
+async def test_a_client_that_takes_no_answer_before_its_websocket_is_dropped_after_the_close_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("supervisor.pipe.HIGH_WATER", len(LONG))
+    policy = Policy(timeouts=Timeouts(close=0.2))
+    async with site(answer_long, policy) as there, dialed(there.port) as client:
+        await client.send_bytes(GET + UPGRADE)
+        await until(lambda: [pipe for pipe in there.pipes.open if pipe._state is PipeState.UPGRADED])
+
+        await until(lambda: not there.pipes.open)
 
 
 @asyncio_only
@@ -416,7 +385,7 @@ async def test_without_a_listener_to_pipe_to_the_answer_is_502(caplog: pytest.Lo
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         async with serving({"/ws": Echo}) as (server, _), dialed(server.port) as client:
-            pipes = server.plain_http = Pipes(server, nobody.getsockname())
+            server.plain_http = http = PlainHttp(server, nobody.getsockname())
             await client.send_bytes(GET)
 
             status, fields = await client.read_head()
@@ -426,7 +395,7 @@ async def test_without_a_listener_to_pipe_to_the_answer_is_502(caplog: pytest.Lo
             assert body == b"the application is not reachable\n"
             assert fields["connection"] == "close"
             client.finish()
-            await until(lambda: not pipes.open)
+            await until(lambda: not http.here.open)
     assert "Robyn is not reachable at 127.0.0.1" in caplog.text
 
 
@@ -487,15 +456,6 @@ async def test_a_listener_that_does_not_read_holds_up_the_client() -> None:
     assert received == len(head) + BODY
 
 
-async def discard(client: RawClient) -> int:
-    """Read to the end of the stream and count the bytes."""
-    received = 0
-    while await client.receive():
-        received += len(client.wire)
-        client.wire.clear()
-    return received
-
-
 async def standstill(count: Callable[[], int]) -> int:
     """Wait until a counter has begun to count and then stood still for a while; give its value."""
     await until(count)
@@ -523,12 +483,6 @@ async def test_both_directions_at_once_do_not_hold_up_each_other() -> None:
                 assert await client.receive()
 
         assert bytes(client.wire) == wire
-
-
-def resident() -> int:
-    """Bytes of memory that this process has in use."""
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @asyncio_only
@@ -581,7 +535,7 @@ async def test_when_the_other_side_is_back_so_are_its_answers() -> None:
         listener.setblocking(False)
         listener.bind(("127.0.0.1", 0))
         async with serving({"/ws": Echo}) as (server, _), anyio.create_task_group() as task_group:
-            pipes = server.plain_http = Pipes(server, listener.getsockname())
+            server.plain_http = http = PlainHttp(server, listener.getsockname())
             statuses = []
             for _ in range(2):
                 async with dialed(server.port) as client:
@@ -591,7 +545,7 @@ async def test_when_the_other_side_is_back_so_are_its_answers() -> None:
                     listener.listen()
                     task_group.start_soon(accept, listener, answer_gets)
             task_group.cancel_scope.cancel()
-            pipes.abort()
+            http.abort()
 
     assert statuses == [502, 200]
 

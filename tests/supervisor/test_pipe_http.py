@@ -5,27 +5,26 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.programs import Program
+from tests.programs import Program, children_of
 from tests.raw import DEADLINE
 from tests.robyn_apps import ask, http_connection, running
+from tests.supervisor.sites import MB, resident
 
-MB = 1024 * 1024
 LARGE = 100 * MB
 
 APP = """
 import asyncio, os
 from robyn import Robyn, Request, SSEMessage, SSEResponse, StreamingResponse
+from supervisor import Admission
 from supervisor.robyn import supervise
 
 app = Robyn(__file__)
-sockets = supervise(app)
+sockets = supervise(app, admission=Admission(trusted_proxies=["127.0.0.7"]))
 app.serve_directory("/files", os.path.dirname(__file__))
 go_on = asyncio.Semaphore(0)
 ended = 0
@@ -79,13 +78,20 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         file.truncate(LARGE)
     with running(directory, APP) as started:
         started.port()
+        started.wait_for("HTTP goes through the pump")
         yield started
         assert "Traceback" not in started.output
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that a process has in use."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def pump_of(app: Program) -> int:
+    """The process of the pipes."""
+    (pid,) = children_of(app.process.pid)
+    return pid
+
+
+def memory(app: Program) -> int:
+    """Bytes of memory that both processes have in use."""
+    return resident(app.process.pid) + resident(pump_of(app))
 
 
 # -- much ----------------------------------------------------------------------------------------
@@ -94,27 +100,34 @@ def resident(pid: int) -> int:
 def test_a_file_of_100_mb_comes_through_with_flat_memory(app: Program) -> None:
     with http_connection(app.port()) as connection:
         ask(connection, "GET", "/number/1")
-        before = highest = resident(app.process.pid)
+        before = highest = memory(app)
         connection.request("GET", "/files/large.bin")
         response = connection.getresponse()
 
         received = 0
         while piece := response.read(MB):
             received += len(piece)
-            highest = max(highest, resident(app.process.pid))
+            highest = max(highest, memory(app))
 
     assert received == LARGE
     assert highest - before < 16 * MB
 
 
-def test_a_body_of_100_mb_goes_to_robyn(app: Program) -> None:
-    piece = b"x" * MB
+def test_a_body_of_100_mb_goes_to_robyn_which_alone_keeps_it(app: Program) -> None:
+    piece, sizes = b"x" * MB, []
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(100):
+            yield piece
+            sizes.append(resident(pump_of(app)))
+
     with http_connection(app.port()) as connection:
-        connection.request(
-            "POST", "/size", (piece for _ in range(100)), {"Content-Length": str(LARGE)}, encode_chunked=False
-        )
+        ask(connection, "GET", "/number/1")
+        before = resident(pump_of(app))
+        connection.request("POST", "/size", pieces(), {"Content-Length": str(LARGE)}, encode_chunked=False)
 
         assert connection.getresponse().read() == str(LARGE).encode()
+    assert max(sizes) - before < 8 * MB
 
 
 def test_pipelined_requests_are_answered_in_order(app: Program) -> None:
@@ -182,3 +195,11 @@ def test_a_client_cannot_forge_its_address(app: Program) -> None:
     forged = who(app, "127.0.0.6", **{"X-Forwarded-For": "192.0.2.1", "Forwarded": "for=192.0.2.1"})
 
     assert forged["client"] == "127.0.0.6"
+
+
+def test_a_trusted_proxy_is_believed_whose_request_it_is(app: Program) -> None:
+    told = who(app, "127.0.0.7", **{"X-Forwarded-For": "192.0.2.9, 192.0.2.1"})
+    silent = who(app, "127.0.0.7")
+
+    assert told["client"] == "192.0.2.1"
+    assert silent["client"] == "127.0.0.7"

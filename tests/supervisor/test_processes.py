@@ -19,7 +19,7 @@ import pytest
 from websockets.sync.client import connect
 
 from supervisor.processes import VARIABLE, bind_places, close_places
-from tests.programs import Program, close_of
+from tests.programs import Program, children_of, close_of
 from tests.raw import DEADLINE
 from tests.robyn_apps import APP, TWO_PORTS, ask, http_connection, running
 
@@ -78,10 +78,6 @@ def pids(port: int, count: int = 2) -> set[int]:
         found.add(pid_of_one(port))
         assert time.monotonic() < deadline, f"no more than {found}"
     return found
-
-
-def children_of(pid: int) -> set[int]:
-    return {int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 # -- serving -----------------------------------------------------------------------------------

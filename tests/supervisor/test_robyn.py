@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from actors import Actor, ActorMisuse, ConnectionActor
-from tests.programs import ROOT, Program, close_of, program
+from tests.programs import ROOT, Program, alive, children_of, close_of, program
 from tests.raw import DEADLINE, RawClient
 from tests.robyn_apps import APP, TWO_PORTS, ask, http_connection, running
 
@@ -124,6 +125,24 @@ def test_a_websocket_at_a_path_of_nobody_is_answered_404(app: Program) -> None:
         pass
 
     assert refused.value.response.status_code == 404
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_pump_ends_with_its_process_whatever_ends_that(tmp_path: Path, number: signal.Signals) -> None:
+    with running(tmp_path, APP) as app, http_connection(app.port()) as connection:
+        pump = int(app.wait_for(r"HTTP goes through the pump, process (\d+)")[1])
+        assert children_of(app.process.pid) == {pump}
+        assert ask(connection, "GET", "/") == (200, b"hello")
+
+        app.signal(number)
+        app.status()
+
+        with contextlib.suppress(ConnectionError):
+            assert connection.sock.recv(1) == b""
+        deadline = time.monotonic() + DEADLINE
+        while alive(pump):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 @asyncio_only
@@ -363,6 +382,7 @@ app = Robyn("""
     )
     with running(tmp_path, script) as app:
         port = app.port()
+        assert not children_of(app.process.pid)  # a session of TLS stays in the process that it began in
         connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=DEADLINE)
         with contextlib.closing(connection):
             assert ask(connection, "GET", "/big") == (200, b"x" * 5_000_000)
@@ -504,6 +524,8 @@ def test_options_are_checked_at_once(robyn: Robyn) -> None:
         supervise(robyn, policy=10)
     with pytest.raises(TypeError, match=r"ssl: an ssl.SSLContext"):
         supervise(robyn, ssl=True)
+    with pytest.raises(TypeError, match=r"hooks: plain functions of one event, 'log' is none"):
+        supervise(robyn, hooks=["log"])
 
 
 def test_a_path_is_given_once_whichever_way(robyn: Robyn) -> None:

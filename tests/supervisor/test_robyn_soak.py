@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.crowd import Crowd
+from tests.programs import children_of
 from tests.robyn_apps import APP, running
-from tests.supervisor.test_processes import PID, children_of
+from tests.supervisor.test_processes import PID
 from tests.witness import until
 
 pytestmark = [pytest.mark.soak, pytest.mark.parametrize("anyio_backend", ["asyncio"])]

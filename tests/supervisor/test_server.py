@@ -22,9 +22,11 @@ from supervisor import ChildSpec, Policy, Route, Server, Timeouts, serve
 from supervisor.events import (
     ConnectionClosed,
     ConnectionOpened,
+    Event,
     ServerStarted,
     ServerStopped,
     UpgradeRefused,
+    log_event,
 )
 from tests.raw import CLOSE, DEADLINE, TEXT, RawClient, encode, encode_close, raw_client
 from tests.witness import open_sockets, running_tasks, serving, until
@@ -169,6 +171,10 @@ async def test_a_given_socket_that_cannot_listen_is_an_error_that_names_the_opti
                 raise AssertionError("not reached")
 
 
+async def asynchronous(event: Event) -> None:
+    """No hook: nobody would await it."""
+
+
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
@@ -178,6 +184,9 @@ async def test_a_given_socket_that_cannot_listen_is_an_error_that_names_the_opti
         ({"children": [Echo]}, TypeError, "^actor: Echo needs a WebSocket"),
         ({"children": ["clock"]}, TypeError, "^actor: a subclass of actors.Actor or a Supervisor"),
         ({"admission": 3}, TypeError, "^admission: "),
+        ({"hooks": log_event}, TypeError, "^hooks: a list of functions of one event"),
+        ({"hooks": ["log"]}, TypeError, "^hooks: plain functions of one event, 'log' is none"),
+        ({"hooks": [log_event, asynchronous]}, TypeError, "^hooks: plain functions of one event, <function"),
         (
             {"children": [ChildSpec(Actor, name="twice"), ChildSpec(Actor, name="twice")]},
             ValueError,

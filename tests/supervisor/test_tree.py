@@ -912,6 +912,7 @@ BAD: list[tuple[str, Callable[[], object]]] = [
     ("limit", lambda: Supervisor(limit=(3, 5))),  # type: ignore[arg-type]
     ("auto_shutdown", lambda: Supervisor(auto_shutdown=True)),  # type: ignore[arg-type]
     ("policy", lambda: Supervisor(policy={})),  # type: ignore[arg-type]
+    ("hooks", lambda: Supervisor(hooks=print)),  # type: ignore[arg-type]
     ("name", lambda: Supervisor(name="")),
     ("children", lambda: Supervisor(ChildSpec(Part))),  # type: ignore[arg-type]
     ("children", lambda: Supervisor([ChildSpec(Part, name="a"), ChildSpec(Part, name="a")])),

@@ -90,3 +90,41 @@ async def test_a_peer_that_does_not_answer_holds_up_the_exit_for_the_close_timeo
         assert app.status() == 0
         assert "0 clean, 1 timed out" in app.output
         silent.close()
+
+
+SLOW = TWO_PORTS.replace("time.sleep(0.3)", "print('slow begins', flush=True); time.sleep(0.3)")
+
+
+def test_an_answer_that_is_not_ready_yet_is_waited_for(tmp_path: Path) -> None:
+    with running(tmp_path, SLOW) as app, http_connection(ports(app)[1]) as connection:
+        connection.request("GET", "/slow")
+        app.wait_for("slow begins")
+
+        app.signal(signal.SIGTERM)
+
+        assert connection.getresponse().read() == b"slow"
+        assert app.status() == 0
+
+
+def test_a_kept_connection_that_waits_for_nothing_does_not_hold_up_the_exit(tmp_path: Path) -> None:
+    script = TWO_PORTS.replace("spread=0", "within=3600, spread=0")
+    with running(tmp_path, script) as app, http_connection(ports(app)[1]) as connection:
+        for _ in range(2):
+            ask(connection, "GET", "/slow")
+
+        app.signal(signal.SIGTERM)
+
+        assert app.status() == 0
+
+
+def test_answers_that_never_come_are_dropped_at_the_deadline(tmp_path: Path) -> None:
+    script = SLOW.replace("time.sleep(0.3)", "time.sleep(3600)").replace("spread=0", "within=0.2, spread=0")
+    with running(tmp_path, script) as app, http_connection(ports(app)[1]) as connection:
+        connection.request("GET", "/slow")
+        app.wait_for("slow begins")
+
+        app.signal(signal.SIGTERM)
+
+        with pytest.raises(ConnectionError):
+            connection.getresponse()
+        assert app.status() == 0

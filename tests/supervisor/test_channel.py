@@ -1,0 +1,115 @@
+"""The socket between two processes: whole messages, in order, with connections, and room that runs out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from supervisor.channel import MOST, Channel, Word
+from tests.witness import open_sockets, until
+
+pytestmark = pytest.mark.parametrize(
+    "anyio_backend",
+    ["asyncio", pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop")],
+    scope="module",
+)
+
+
+class End:
+    """One end, and what came to it."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.messages: list[tuple[Word, bytes]] = []
+        self.connections: list[socket.socket] = []
+        self.ended = False
+        self.channel = Channel(end, self._got, self._gone)
+
+    def _got(self, word: Word, data: bytes, sent: socket.socket | None) -> None:
+        self.messages.append((word, data))
+        if sent is not None:
+            self.connections.append(sent)
+
+    def _gone(self) -> None:
+        self.ended = True
+        self.channel.close()
+
+
+@contextlib.contextmanager
+def ends() -> Iterator[tuple[End, socket.socket]]:
+    """An end, and the socket of the other one, where nobody reads yet."""
+    before = open_sockets()
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    end = End(one)
+    try:
+        yield end, other
+    finally:
+        end.channel.close()
+        other.close()
+        for connection in end.connections:
+            connection.close()
+    assert open_sockets() == before
+
+
+async def test_messages_come_whole_and_in_order_empty_ones_too() -> None:
+    sent = [(Word.PART, b"x" * MOST), (Word.READY, b""), (Word.ENDED, b"127.1.0.1")]
+    with ends() as (end, other):
+        reading = End(other)
+        for word, data in sent:
+            end.channel.send(word, data)
+
+        await until(lambda: len(reading.messages) == 3)
+
+        assert reading.messages == sent
+        reading.channel.close()
+
+
+async def test_what_has_no_room_waits_in_order_and_keeps_the_connection_that_goes_with_it() -> None:
+    with ends() as (end, other):
+        given, kept = socket.socketpair()
+        numbers = 0
+        while end.channel.offer(Word.PIPE, b"%d" % numbers):
+            numbers += 1
+        end.channel.send(Word.UPGRADE, b"with a connection", given.fileno())
+        given.close()
+        end.channel.send(Word.FINISH)
+        assert not end.channel.offer(Word.PIPE, b"overtakes nobody")
+
+        reading = End(other)
+        await until(lambda: len(reading.messages) == numbers + 2)
+
+        assert reading.messages[:numbers] == [(Word.PIPE, b"%d" % number) for number in range(numbers)]
+        assert reading.messages[numbers:] == [(Word.UPGRADE, b"with a connection"), (Word.FINISH, b"")]
+        with kept, reading.connections[0] as connection:
+            kept.send(b"still open")
+            assert connection.recv(20) == b"still open"
+        assert end.channel.offer(Word.PIPE, b"there is room again")
+        reading.channel.close()
+
+
+async def test_what_waits_for_nobody_is_let_go() -> None:
+    with ends() as (end, other):
+        given, kept = socket.socketpair()
+        with given, kept:
+            while end.channel.offer(Word.PIPE, b"x" * MOST):
+                pass
+            end.channel.send(Word.UPGRADE, b"", given.fileno())
+            given.close()
+
+            other.close()
+
+            await until(lambda: end.ended)
+            assert kept.recv(1) == b""
+            end.channel.send(Word.FINISH)  # nothing happens any more
+
+
+async def test_the_end_of_the_other_side_is_told_once() -> None:
+    with ends() as (end, other):
+        other.close()
+
+        await until(lambda: end.ended)
+        await asyncio.sleep(0)
+        assert end.messages == []

@@ -1,0 +1,271 @@
+"""The pump: what it passes on, what comes back from it, and how each process's end reaches the other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from tests.programs import alive
+from tests.raw import BINARY, DEADLINE, RawClient, encode
+from tests.supervisor.sites import (
+    GET,
+    MB,
+    UPGRADE,
+    Site,
+    answer_gets,
+    dialed,
+    read,
+    resident,
+    site,
+)
+from tests.witness import until
+
+pytestmark = pytest.mark.parametrize(
+    "anyio_backend",
+    ["asyncio", pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop")],
+    scope="module",
+)
+
+
+def pid_of(there: Site) -> int:
+    assert there.http.pump is not None
+    assert there.http.pump.pid is not None
+    return there.http.pump.pid
+
+
+async def ask_one(client: RawClient) -> None:
+    """Send a request, and read the answer of ``answer_gets``."""
+    await client.send_bytes(GET)
+    assert (await client.read_head())[0] == 200
+    await read(client, b"hi")
+
+
+# -- connections ---------------------------------------------------------------------------------
+
+
+async def test_requests_and_answers_go_through_unchanged_on_one_connection() -> None:
+    async with site(answer_gets, pump=True) as there, dialed(there.port) as client:
+        for _ in range(3):
+            await ask_one(client)
+
+        assert not there.http.here.open
+
+
+async def test_a_websocket_asked_for_on_a_connection_that_was_kept_alive_comes_back() -> None:
+    async with site(answer_gets, pump=True) as there, dialed(there.port) as client:
+        await ask_one(client)
+
+        assert await client.request("/ws") == 101
+        await client.send("over the same connection")
+
+        assert (await client.frame()).text == "over the same connection"
+        assert len(there.server.connections) == 1
+        await client.send_close(1000)
+        assert (await client.frame()).close == (1000, "")
+        assert await client.rest_of_bytes() == b""
+        assert client.over == "eof"
+
+
+async def test_what_was_sent_behind_the_upgrade_without_waiting_comes_back_with_it() -> None:
+    message = os.urandom(200_000)
+    async with site(answer_gets, pump=True) as there, dialed(there.port) as client:
+        await ask_one(client)
+        await client.send_bytes(UPGRADE + encode(BINARY, message))
+
+        assert (await client.read_head())[0] == 101
+        assert (await client.frame()).payload == message
+
+
+async def test_the_end_of_the_client_is_passed_on_and_the_answer_still_comes() -> None:
+    async def answer_after_the_end(client: RawClient) -> None:
+        received = await client.rest_of_bytes()
+        await client.send_bytes(b"got %d" % len(received))
+
+    async with site(answer_after_the_end, pump=True) as there, dialed(there.port) as client:
+        await client.send_bytes(GET)
+        client.finish()
+
+        assert await client.rest_of_bytes() == b"got %d" % len(GET)
+        assert client.over == "eof"
+
+
+async def test_a_client_that_resets_the_connection_is_missed_on_the_other_side() -> None:
+    gone = anyio.Event()
+
+    async def send_for_ever(client: RawClient) -> None:
+        with suppress(ConnectionError):
+            while True:
+                await client.send_bytes(b"x" * 65536)
+        gone.set()
+
+    async with site(send_for_ever, pump=True) as there, dialed(there.port) as client:
+        await client.send_bytes(GET)
+        assert await client.receive()
+
+        client.reset()
+
+        with anyio.fail_after(DEADLINE):
+            await gone.wait()
+
+
+async def test_100_mb_go_both_ways_with_flat_memory_in_both_processes() -> None:
+    size = 100 * MB
+    sizes: dict[int | str, list[int]] = {}
+
+    async def echo(client: RawClient) -> None:
+        while await client.receive():
+            data = bytes(client.wire)
+            client.wire.clear()
+            await client.send_bytes(data)
+
+    async def send(client: RawClient) -> None:
+        await client.send_bytes(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(100):
+            await client.send_bytes(bytes(MB))
+        client.finish()
+
+    async with (
+        site(echo, pump=True) as there,
+        dialed(there.port) as client,
+        anyio.create_task_group() as task_group,
+    ):
+        task_group.start_soon(send, client)
+        received = 0
+        while await client.receive():
+            received += len(client.wire)
+            client.wire.clear()
+            for pid in (pid_of(there), "self"):
+                sizes.setdefault(pid, []).append(resident(pid))
+
+    assert received > size
+    for seen in sizes.values():
+        assert max(seen) - seen[len(seen) // 4] < 8 * MB
+
+
+async def test_a_client_keeps_its_loopback_address_for_as_long_as_it_is_piped() -> None:
+    async with site(answer_gets, pump=True) as there:
+        client = await RawClient.dial(there.port, source="127.0.0.2")
+        await ask_one(client)
+        assert set(there.http.sources._open) == {"127.1.0.1"}
+
+        client.close()
+
+        await until(lambda: not there.http.sources._open)
+
+
+# -- what stays with the server --------------------------------------------------------------------
+
+
+async def test_a_first_read_that_is_no_message_stays_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor.pump.MOST", len(GET))
+    async with site(answer_gets, pump=True) as there, dialed(there.port) as client:
+        await ask_one(client)
+
+        assert len(there.http.here.open) == 1
+
+
+async def test_without_a_pump_everything_stays_with_the_server(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for executable, said in (("/bin/false", "with status 1; HTTP"), ("/nothing", "cannot be started")):
+        monkeypatch.setattr(sys, "executable", executable)
+        async with site(answer_gets, pump=True) as there, dialed(there.port) as client:
+            await ask_one(client)
+
+            assert len(there.http.here.open) == 1
+            assert said in caplog.text
+
+
+# -- the ends --------------------------------------------------------------------------------------
+
+
+async def test_when_the_pump_is_killed_its_connections_end_and_another_one_follows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with site(answer_gets, pump=True) as there, dialed(there.port) as client:
+        from_elsewhere = await RawClient.dial(there.port, source="127.0.0.2")
+        await ask_one(client)
+        await ask_one(from_elsewhere)
+        first = pid_of(there)
+
+        os.kill(first, signal.SIGKILL)
+
+        for lost in (client, from_elsewhere):
+            await lost.rest_of_bytes()
+            lost.close()
+        await until(lambda: "another one follows" in caplog.text)
+        async with dialed(there.port) as meanwhile:
+            await ask_one(meanwhile)
+        assert there.http.pump is not None
+        await until(lambda: there.http.pump.ready)
+        assert pid_of(there) != first
+        assert not there.http.sources._open
+        async with dialed(there.port) as again:
+            await ask_one(again)
+            await until(lambda: not there.http.here.open)
+
+
+async def test_signals_are_not_for_the_pump() -> None:
+    async with site(answer_gets, pump=True) as there, dialed(there.port) as client:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(pid_of(there), number)
+            await ask_one(client)
+
+
+async def test_a_connection_that_the_pump_has_no_descriptor_for_is_lost_and_the_next_one_is_not() -> None:
+    async with site(answer_gets, pump=True) as there:
+        pid = pid_of(there)
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        taken = set(map(int, os.listdir(f"/proc/{pid}/fd")))
+        free = min(set(range(len(taken) + 1)) - taken)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, limits[1]))
+        with contextlib.closing(await RawClient.dial(there.port, source="127.0.0.2")) as lost:
+            await lost.send_bytes(GET)
+            assert await lost.rest_of_bytes() == b""
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+        await until(lambda: not there.http.sources._open)
+        async with dialed(there.port) as client:
+            await ask_one(client)
+            assert not there.http.here.open
+
+
+async def test_when_it_ends_it_ends_the_quiet_connections_and_waits_for_the_answers_to_come() -> None:
+    asked, may_answer = anyio.Event(), anyio.Event()
+
+    async def answer_late(client: RawClient) -> None:
+        if await client.receive():
+            asked.set()
+            await client.rest_of_bytes()  # it is told that no request comes any more
+            await may_answer.wait()
+            await client.send_bytes(bytes(client.wire))
+
+    async with site(answer_late, pump=True) as there, dialed(there.port) as client:
+        there.http.last_answers()
+        await client.send_bytes(GET)
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(there.http.finish)
+            await anyio.lowlevel.checkpoint()
+            may_answer.set()
+
+            assert await client.rest_of_bytes() == GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+            client.finish()
+
+
+async def test_when_it_is_stopped_every_connection_ends_and_the_process() -> None:
+    async with site(answer_gets, pump=True) as there, dialed(there.port) as client:
+        await ask_one(client)
+        pid = pid_of(there)
+
+        there.http.abort()
+
+        assert not alive(pid)
+        assert await client.rest_of_bytes() == b""
