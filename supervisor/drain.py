@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import final
 
 from actors.codes import CloseCode
@@ -69,15 +68,18 @@ class Draining:
         "_began",
         "_cells",
         "_close",
+        "_closed",
         "_closes",
+        "_closing",
         "_deadline",
         "_hooks",
+        "_order",
         "_parker",
         "_progress",
         "_remaining",
         "_runtime",
         "_spread",
-        "_timers",
+        "_times",
         "_within",
     )
 
@@ -101,7 +103,12 @@ class Draining:
         self._began = runtime.clock()
         self._remaining = len(cells)
         self._at_deadline: list[ConnectionCell] = []
-        self._timers: list[Timer] = []
+        # Numbers, and one timer for all: whatever is made for each of many connections brings on a full
+        # garbage collection, in which none of them is closed.
+        self._times = sorted(self._began + random.uniform(0, self._spread) for _ in cells)
+        self._order = random.sample(range(len(cells)), len(cells))
+        self._closed = 0
+        self._closing: Timer | None = None
         self._deadline: Timer | None = None
         self._progress: Timer | None = None
         self._parker = runtime.backend.parker()
@@ -113,24 +120,37 @@ class Draining:
         try:
             if self._hooks:
                 self._progress = timers.after(PROGRESS_EVERY, self._tell_progress)
-            for cell, close in zip(self._cells, self._closes, strict=True):
-                cell.when_stopped(self._one_less)
-                due = self._began + random.uniform(0, self._spread)
-                self._timers.append(timers.at(due, partial(cell.close, close)))
-            self._deadline = timers.at(self._began + self._within, self._abort)  # behind a close for then
+            one_less = self._one_less
+            for cell in self._cells:
+                cell.when_stopped(one_less)
+            if self._times:
+                self._closing = timers.at(self._times[0], self._close_due)
+            self._deadline = timers.at(self._began + self._within, self._abort)
             await self._runtime.wait(self._parker, lambda: not self._remaining, None)
         finally:
-            for timer in (self._deadline, self._progress, *self._timers):
+            for timer in (self._closing, self._deadline, self._progress):
                 if timer is not None:
                     timer.cancel()
         report = self._report()
         tell(self._hooks, DrainEnded(report))
         return report
 
+    def _close_due(self) -> None:
+        assert self._closing is not None, "its callback"
+        now, times = self._runtime.clock(), self._times
+        try:
+            while self._closed < len(times) and times[self._closed] <= now:
+                number = self._order[self._closed]
+                self._closed += 1
+                self._cells[number].close(self._closes[number])
+        finally:
+            if self._closed < len(times):
+                self._runtime.timers.move(self._closing, times[self._closed])
+
     def hurry(self, within: float) -> None:
         """Close everything now, and leave it no more than ``within`` seconds from now."""
-        for timer in self._timers:
-            timer.cancel()
+        if self._closing is not None:
+            self._closing.cancel()
         close = replace(self._close, notice=None)
         for cell in self._cells:
             cell.close(close)
@@ -144,6 +164,7 @@ class Draining:
             self._parker.wake()
 
     def _abort(self) -> None:
+        self._close_due()  # what is due at the deadline, too
         self._at_deadline = [cell for cell in self._cells if not cell.stopped]
         for cell in self._at_deadline:
             cell.abort()
