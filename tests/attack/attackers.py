@@ -1,5 +1,7 @@
 """Attackers: ``attackers.py PORT COUNT SECONDS [NAME ...]``; each does all faults one after the other.
 
+Each has an address of its own, up to 254 of them.
+
 With names, only those.  Prints one line of JSON: how many times each fault was done.
 """
 
@@ -28,11 +30,12 @@ FAULTS: dict[str, Callable[[Attacker], Awaitable[None]]] = {}
 class Attacker:
     """One connection of an attacker."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, address: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._port = port
         self.sock = socket.socket()
         self.sock.setblocking(False)
+        self.sock.bind((address, 0))
 
     async def dial(self) -> None:
         await self._loop.sock_connect(self.sock, ("127.0.0.1", self._port))
@@ -180,11 +183,11 @@ async def flood_behind_the_close(attacker: Attacker) -> None:
         await attacker.send(encode(TEXT, b"x" * 1000) * 60)
 
 
-async def attack(port: int, names: list[str], done: Counter[str]) -> None:
+async def attack(port: int, address: str, names: list[str], done: Counter[str]) -> None:
     """Do all faults in a random order, again and again."""
     while True:
         for name in random.sample(names, len(names)):
-            attacker = Attacker(port)
+            attacker = Attacker(port, address)
             try:
                 async with asyncio.timeout(PATIENCE):
                     await FAULTS[name](attacker)
@@ -199,8 +202,8 @@ async def main(port: int, count: int, seconds: float, names: list[str]) -> None:
     done: Counter[str] = Counter()
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds), asyncio.TaskGroup() as tasks:
-            for _ in range(count):
-                tasks.create_task(attack(port, names or list(FAULTS), done))
+            for number in range(count):
+                tasks.create_task(attack(port, f"127.0.1.{number + 1}", names or list(FAULTS), done))
     print(json.dumps(done), flush=True)
 
 

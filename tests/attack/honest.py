@@ -1,4 +1,4 @@
-"""Honest clients: ``honest.py PORT COUNT SECONDS [PERIOD]``; each has one message on its way at a time.
+"""Honest clients: ``honest.py PORT COUNT SECONDS [PERIOD]``; each has an address, and one message on its way.
 
 With ``PERIOD`` a client waits that many seconds between two messages.  Prints one line of JSON: how
 many messages came back, the median and the 99th percentile of their latency in seconds, and how many
@@ -68,7 +68,10 @@ class Client(asyncio.Protocol):
 
 async def main(port: int, count: int, seconds: float) -> None:
     loop = asyncio.get_running_loop()
-    clients = [(await loop.create_connection(Client, "127.0.0.1", port))[1] for _ in range(count)]
+    clients = [
+        (await loop.create_connection(Client, "127.0.0.1", port, local_addr=(f"127.0.2.{number + 1}", 0)))[1]
+        for number in range(count)
+    ]
     await asyncio.gather(*(client.open for client in clients))
     print("connected", flush=True)
     await asyncio.sleep(seconds)

@@ -1,4 +1,6 @@
-"""The server under attack: ``server.py RUNTIME``, with every default of the library.
+"""The server under attack: ``server.py RUNTIME [counted]``, with every default of the library.
+
+``counted``: loopback is not exempt from what admission allows one address, as no address elsewhere is.
 
 ``/`` echoes; ``/news`` publishes what it gets to all who are there; ``/unlimited`` echoes without a
 limit of control frames.  It logs as a server does, to nowhere.
@@ -13,7 +15,7 @@ import sys
 import anyio
 
 from actors import ConnectionActor
-from supervisor import Limits, Policy, Route, serve
+from supervisor import Admission, Limits, Policy, Route, serve
 
 SERVING = r"serving on port (\d+)"
 
@@ -31,10 +33,10 @@ class News(ConnectionActor):
         self.publish("news", message)
 
 
-async def main() -> None:
+async def main(admission: Admission) -> None:
     limitless = Policy(limits=Limits(control_rate=None))
     routes = {"/": Echo, "/news": News, "/unlimited": Route(Echo, policy=limitless)}
-    async with serve(routes) as server:
+    async with serve(routes, admission=admission) as server:
         print(f"serving on port {server.port}", flush=True)
         await server.serve_forever()
 
@@ -42,7 +44,8 @@ async def main() -> None:
 if __name__ == "__main__":
     logging.basicConfig(filename=os.devnull, level=logging.INFO)
     runtime = sys.argv[1]
+    admission = Admission(exempt=()) if "counted" in sys.argv else Admission()
     if runtime == "trio":
-        anyio.run(main, backend="trio")
+        anyio.run(main, admission, backend="trio")
     else:
-        anyio.run(main, backend_options={"use_uvloop": runtime == "uvloop"})
+        anyio.run(main, admission, backend_options={"use_uvloop": runtime == "uvloop"})

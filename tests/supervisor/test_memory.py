@@ -24,7 +24,7 @@ ALLOWED = 20 << 20
 """Bytes that the server may grow by."""
 STUCK = 1.0
 """Seconds after which a server that reads no more is left alone, and another connection is tried."""
-MOST = 64
+MOST = 96
 """Connections of one flood that stand still, and stay."""
 
 
