@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
+import pytest
 
 from actors import ConnectionActor
 from supervisor import Policy, Server
@@ -21,6 +22,13 @@ UPGRADE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 MB = 1024 * 1024
+
+asyncio_only = pytest.mark.parametrize(
+    "anyio_backend",
+    ["asyncio", pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop")],
+    scope="module",
+)
+"""Robyn's event loop is one of asyncio."""
 
 
 class Echo(ConnectionActor):

@@ -7,16 +7,11 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
-import pytest
-
 from supervisor.channel import MOST, Channel, Word
+from tests.supervisor.sites import asyncio_only
 from tests.witness import open_sockets, until
 
-pytestmark = pytest.mark.parametrize(
-    "anyio_backend",
-    ["asyncio", pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop")],
-    scope="module",
-)
+pytestmark = asyncio_only
 
 
 class End:

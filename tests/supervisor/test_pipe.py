@@ -25,6 +25,7 @@ from tests.supervisor.sites import (
     Echo,
     accept,
     answer_gets,
+    asyncio_only,
     dialed,
     discard,
     post,
@@ -33,12 +34,6 @@ from tests.supervisor.sites import (
     site,
 )
 from tests.witness import serving, until
-
-asyncio_only = pytest.mark.parametrize(
-    "anyio_backend",
-    ["asyncio", pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop")],
-    scope="module",
-)
 
 # -- where requests begin ----------------------------------------------------------------------
 

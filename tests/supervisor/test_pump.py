@@ -21,6 +21,7 @@ from tests.supervisor.sites import (
     UPGRADE,
     Site,
     answer_gets,
+    asyncio_only,
     dialed,
     read,
     resident,
@@ -28,11 +29,7 @@ from tests.supervisor.sites import (
 )
 from tests.witness import until
 
-pytestmark = pytest.mark.parametrize(
-    "anyio_backend",
-    ["asyncio", pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop")],
-    scope="module",
-)
+pytestmark = asyncio_only
 
 
 def pid_of(there: Site) -> int:
