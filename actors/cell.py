@@ -101,7 +101,6 @@ class Cell:
         "kind",
         "leaks",
         "mailbox",
-        "report",
         "runtime",
         "state",
         "torn_down_at",
@@ -132,7 +131,6 @@ class Cell:
         self.incarnation_number = 1
         self.exit_reason = ExitReason.NORMAL
         self.error: BaseException | None = None
-        self.report: CloseReport | None = None
         self.handling_since: float | None = None
         """When the running hook began, on the runtime's clock; ``None`` between hooks."""
         self.leaks: list[str] = []
@@ -177,6 +175,11 @@ class Cell:
             over = self.state in _OVER
             self._incarnation = Incarnation(self, self.incarnation_number, ended=over)
         return self._incarnation
+
+    @property
+    def report(self) -> CloseReport | None:
+        """How a connection ended; ``None`` before that, and for a service."""
+        return None
 
     @property
     def stopped(self) -> bool:

@@ -88,8 +88,7 @@ class ConnectionActor(Actor):
         or ``ValueError`` for what the codec cannot encode.
         """
         cell = self._cell or self._own_cell
-        cell.send(message)
-        if cell.websocket.transport.congested:
+        if cell.send(message):
             await cell.wait_writable()
 
     def close(

@@ -65,6 +65,7 @@ class ConnectionCell(Cell):
         "_paused",
         "_rate",
         "_raw",
+        "_report",
         "_send_limit",
         "_state",
         "_wire_waiters",
@@ -72,10 +73,12 @@ class ConnectionCell(Cell):
         "closing",
         "codec",
         "congested_since",
+        "ended_at",
         "messages_in",
         "messages_out",
         "on_congested",
         "request",
+        "timer",
         "websocket",
     )
 
@@ -118,6 +121,11 @@ class ConnectionCell(Cell):
         self.congested_since: float | None = None
         """Since when a sender has waited for the peer to read."""
         self.on_congested: Callable[[], None] | None = None
+        self.timer: Timer | None = None
+        """Of who looks after the open connection; from the close on it has the close deadline."""
+        self.ended_at: float | None = None
+        """When nothing could come from the wire any more."""
+        self._report: CloseReport | None = None
         self.codec = codec
         self._raw = isinstance(codec, RawCodec)
         self._state = ClosingState.OPEN
@@ -143,13 +151,13 @@ class ConnectionCell(Cell):
 
     def received(self, message: str | bytes) -> None:
         """Queue a message of the peer; one that comes after the begin of a close is only counted."""
-        self.received_many([message])
+        self.received_many([message], len(message))
 
-    def received_many(self, messages: list[str | bytes]) -> None:
-        """Queue messages of the peer that came together."""
+    def received_many(self, messages: list[str | bytes], size: int) -> None:
+        """Queue messages of the peer that came together in frames of ``size`` bytes."""
         if self._rate is not None and len(messages) > 1:  # each one may be the one that closes
             for message in messages:
-                self.received_many([message])
+                self.received(message)
             return
         mailbox = self.mailbox
         if not mailbox.open:
@@ -157,7 +165,7 @@ class ConnectionCell(Cell):
             return
         self.messages_in += len(messages)
         self._parker.wake()
-        if not mailbox.put_inbound(messages) and not self._paused:
+        if not mailbox.put_inbound(messages, size) and not self._paused:
             self._paused = True
             self._apply_reading()
         if self._rate is not None:
@@ -192,7 +200,7 @@ class ConnectionCell(Cell):
         """As any cell's; a coroutine for every message of the peer would cost more than what it does."""
         actor, mailbox, clock = self.actor, self.mailbox, self.runtime.clock
         assert actor is not None, "a cell without an actor has no loop"
-        turn = TURN
+        turn, half = TURN, mailbox.half
         while True:
             for _ in range(turn):
                 if self.interrupted:
@@ -210,7 +218,7 @@ class ConnectionCell(Cell):
                     await self._parker.park()
                     turn = TURN
                     break
-                if self._paused and mailbox.may_resume:
+                if self._paused and len(mailbox.data) - mailbox.told_messages <= half and mailbox.may_resume:
                     self._paused = False
                     self._apply_reading()
                 if not self._raw and (message := self._decode(message)) is _REFUSED:
@@ -249,22 +257,24 @@ class ConnectionCell(Cell):
             self.hook_failed(error)
         return _REFUSED
 
-    def send(self, message: Any) -> None:
-        """Queue one message for the peer; past the send limit the peer is closed with 1013.
+    def send(self, message: Any) -> bool:
+        """Queue one message for the peer; tell whether there is to be a wait before the next one.
 
-        One who waits for each of its messages never gets there: it takes several at once.
+        Past the send limit the peer is closed with 1013.  One who waits never gets there: it takes several
+        who send at once.
         """
         if not self._raw or (type(message) is not str and type(message) is not bytes):
             message = self.codec.encode(message)
         websocket = self.websocket
-        transport, limit = websocket.transport, self._send_limit
-        if transport.congested and limit is not None and transport.buffered > limit:
+        transport = websocket.transport
+        if transport.congested and (limit := self._send_limit) is not None and transport.buffered > limit:
             self.exit_with(ExitReason.OVERLOAD, "reads too slowly")
         if self.closing:
             code, reason = websocket.sent or websocket.received or (CloseCode.ABNORMAL_CLOSURE, "")
             raise ConnectionClosing(code, reason, self.report)
         websocket.send(message)
         self.messages_out += 1
+        return transport.congested
 
     def publish_frame(self, frame: bytes, now: float) -> None:
         """Queue a message that was encoded once for many; one that does not read is closed with 1013."""
@@ -426,8 +436,15 @@ class ConnectionCell(Cell):
         self._clear()
 
     def _start_deadline(self) -> None:
-        if self._close_timeout is not None:
-            self._close_deadline = self.runtime.timers.after(self._close_timeout, self._deadline)
+        if self._close_timeout is None:
+            return
+        timers, timer = self.runtime.timers, self.timer
+        if timer is None:
+            timer = timers.after(self._close_timeout, self._deadline)
+        else:
+            self.on_congested = None
+            timers.pass_on(timer, self.runtime.clock() + self._close_timeout, self._deadline)
+        self._close_deadline = timer
 
     def _end_tcp(self) -> None:
         self.websocket.resume()
@@ -471,29 +488,12 @@ class ConnectionCell(Cell):
         self.websocket.transport.end(linger=False)
 
     def _wire_ended(self) -> None:
-        websocket, initiator = self.websocket, self._initiator
-        sent, received = websocket.sent, websocket.received
-        first = sent if initiator is Initiator.LOCAL else received if initiator is Initiator.PEER else None
-        code, reason = first or (int(CloseCode.ABNORMAL_CLOSURE), "")
-        self.report = CloseReport(
-            code=code,
-            reason=reason,
-            initiator=initiator,
-            clean=sent is not None and received is not None,
-            sent=sent,
-            received=received,
-            exit_reason=self.exit_reason,
-            opened_for=self._began_at - websocket.opened_at,
-            handshake_took=self.runtime.clock() - self._began_at,
-            messages_in=self.messages_in,
-            messages_out=self.messages_out,
-            undelivered=self._late + self.mailbox.inbound_messages,
-        )
+        self.ended_at = self.runtime.clock()
         for waiter in self._wire_waiters:
             waiter.wake()
         self._wire_waiters.clear()
         self.writable()
-        if initiator is Initiator.LOCAL or self.error is not None:
+        if self._initiator is Initiator.LOCAL or self.error is not None:
             if self._close_deadline is not None:
                 self._close_deadline.cancel()
             self.end_loop()
@@ -501,16 +501,49 @@ class ConnectionCell(Cell):
             self.state = CellState.STOPPING
             self.mailbox.put_marker(STOP)
             self._parker.wake()
-            if self._close_deadline is None and self._close_timeout is not None:
-                self._close_deadline = self.runtime.timers.after(self._close_timeout, self._deadline)
+            if self._close_deadline is None:
+                self._start_deadline()
 
     # -- the report ----------------------------------------------------------------------------
+
+    @property
+    def clean(self) -> bool:
+        """Whether the connection has ended, and both Close frames were exchanged."""
+        return self.ended_at is not None and None not in (self.websocket.sent, self.websocket.received)
+
+    @property
+    def opened_for(self) -> float:
+        """Seconds from 101 to the begin of the close."""
+        return self._began_at - self.websocket.opened_at
+
+    @property
+    def report(self) -> CloseReport | None:
+        """How the connection ended; made when somebody wants to see it, and few do."""
+        if self._report is None and self.ended_at is not None:
+            sent, received = self.websocket.sent, self.websocket.received
+            first = {Initiator.LOCAL: sent, Initiator.PEER: received}.get(self._initiator)
+            code, reason = first or (int(CloseCode.ABNORMAL_CLOSURE), "")
+            self._report = CloseReport(
+                code=code,
+                reason=reason,
+                initiator=self._initiator,
+                clean=self.clean,
+                sent=sent,
+                received=received,
+                exit_reason=self.exit_reason,
+                opened_for=self.opened_for,
+                handshake_took=self.ended_at - self._began_at,
+                messages_in=self.messages_in,
+                messages_out=self.messages_out,
+                undelivered=self._late + self.mailbox.inbound_messages,
+            )
+        return self._report
 
     async def wait_report(self) -> CloseReport:
         """Wait for the close report; in own hooks only for the end of the handshake."""
         if not self.runtime.in_thread or not self.is_own_task(self.runtime.backend.current_task()):
             await self.wait_stopped()
-        elif self.report is None:
+        elif self.ended_at is None:
             if self._close is not None and self._close.drain and self._state is ClosingState.PENDING:
                 raise ActorMisuse(
                     "close(drain=True) waits for the queued messages, and they wait for this hook: do not "
@@ -519,9 +552,10 @@ class ConnectionCell(Cell):
             waiter = Waiter()
             self._wire_waiters.append(waiter)
             await waiter.wait()
-        if self.report is None:
+        report = self.report
+        if report is None:
             raise ActorStopped(f"{self.ref!r}: the event loop ended before the close was done")
-        return self.report
+        return report
 
     # -- the teardown --------------------------------------------------------------------------
 
@@ -543,10 +577,10 @@ class ConnectionCell(Cell):
         for deadline in (self._grace_deadline, self._close_deadline):
             if deadline is not None:
                 deadline.cancel()
-        assert self.report is not None, "the teardown follows the end of the wire"
+        assert self.ended_at is not None, "the teardown follows the end of the wire"
         self._clear()
-        if self.report.undelivered != self._late:
-            self.report = replace(self.report, undelivered=self._late)
+        if self._report is not None and self._report.undelivered != self._late:
+            self._report = replace(self._report, undelivered=self._late)
         actor = self.actor
         if actor is not None and type(actor).on_close is not ConnectionActor.on_close:
             await self.call_last(actor.on_close, self.report)

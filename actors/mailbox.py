@@ -94,6 +94,7 @@ class Mailbox:
         "_bytes_put",
         "control",
         "data",
+        "half",
         "open",
         "told_bytes",
         "told_messages",
@@ -101,6 +102,8 @@ class Mailbox:
 
     def __init__(self, bounds: Bounds = DEFAULT_BOUNDS) -> None:
         self._bounds = bounds
+        self.half = bounds.inbound_messages // 2
+        """With more inbound messages than this ``may_resume`` need not be asked."""
         self.control: list[Any] = []
         self.data = _UNUSED
         self.open = True
@@ -115,15 +118,18 @@ class Mailbox:
         """Add to the control lane; always succeeds."""
         self.control.append(message)
 
-    def put_inbound(self, messages: Collection[str | bytes]) -> bool:
-        """Add messages from the wire; tell whether there is room for another one."""
-        if not self.data:
+    def put_inbound(self, messages: Collection[str | bytes], size: int) -> bool:
+        """Add messages from the wire, of ``size`` or less together; tell whether there is room for more."""
+        data, bounds = self.data, self._bounds
+        if not data:
             self._bytes_put = 0
-            if self.data is _UNUSED:
-                self.data = deque()
-        self.data.extend(messages)
-        self._bytes_put += sum(map(len, messages))
-        return self.has_room
+            if data is _UNUSED:
+                data = self.data = deque()
+        data.extend(messages)
+        self._bytes_put += size
+        return len(data) - self.told_messages < bounds.inbound_messages and (
+            self._bytes_put < bounds.inbound_bytes or self._holds_less(bounds.inbound_bytes)
+        )
 
     @property
     def inbound_messages(self) -> int:
@@ -136,18 +142,10 @@ class Mailbox:
         return sum(len(message) for message in self.data if not isinstance(message, Told))
 
     @property
-    def has_room(self) -> bool:
-        """Whether the transport may read on."""
-        bounds = self._bounds
-        messages = len(self.data) - self.told_messages
-        return messages < bounds.inbound_messages and self._holds_less(bounds.inbound_bytes)
-
-    @property
     def may_resume(self) -> bool:
         """Whether half of the room is free again: only then reading goes on, not at every message."""
-        bounds = self._bounds
-        return len(self.data) - self.told_messages <= bounds.inbound_messages // 2 and self._holds_less(
-            bounds.inbound_bytes // 2 + 1
+        return len(self.data) - self.told_messages <= self.half and self._holds_less(
+            self._bounds.inbound_bytes // 2 + 1
         )
 
     def _holds_less(self, size: int) -> bool:

@@ -115,24 +115,21 @@ class ConnectionSupervisor:
     def exited(self, cell: Cell) -> None:
         """Called by a cell at the end of its teardown."""
         assert isinstance(cell, ConnectionCell)
-        assert cell.report is not None, "the teardown follows the end of the wire"
         assert cell.torn_down_at is not None, "set at the end of the teardown"
         child = self._cells.pop(cell)
         child.watch.cancel()
         self._gate.leave(child.ticket)
         crashed = cell.exit_reason.abnormal
         if not (crashed and cell.messages_in):  # a crash that the peer provoked says nothing about us
-            self._gate.opened(crashed=crashed, lived=cell.report.opened_for)
+            self._gate.opened(crashed=crashed, lived=cell.opened_for)
         self._around.registry.forget(cell.id, cell.ref)
         self._around.topics.forget(cell)
         hooks, request = self._around.hooks, cell.request
-        if heard(hooks, level_of_end(cell.report, cell.leaks)):
+        if heard(hooks, level_of_end(cell.leaks, clean=cell.clean)):
             began, ended = cell.torn_down_at
-            leaks = tuple(cell.leaks)
-            tell(
-                hooks,
-                ConnectionClosed(cell.id, request.path, request.client, cell.report, ended - began, leaks),
-            )
+            report, leaks = cell.report, tuple(cell.leaks)
+            assert report is not None, "the teardown follows the end of the wire"
+            tell(hooks, ConnectionClosed(cell.id, request.path, request.client, report, ended - began, leaks))
         if not self._cells:
             self._emptied.wake()
 

@@ -176,8 +176,8 @@ class Draining:
         self._runtime.timers.move(self._progress, self._runtime.clock() + PROGRESS_EVERY)
 
     def _report(self) -> DrainReport:
-        clean = sum(_clean(cell) for cell in self._cells)
-        aborted = sum(not _clean(cell) for cell in self._at_deadline)
+        clean = sum(cell.clean for cell in self._cells)
+        aborted = sum(not cell.clean for cell in self._at_deadline)
         return DrainReport(
             total=len(self._cells),
             clean=clean,
@@ -185,7 +185,3 @@ class Draining:
             aborted=aborted,
             seconds=self._runtime.clock() - self._began,
         )
-
-
-def _clean(cell: ConnectionCell) -> bool:
-    return cell.report is not None and cell.report.clean

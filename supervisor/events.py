@@ -173,14 +173,14 @@ def log_event(event: Event, /) -> None:
         logger.info("stopped")
 
 
-def level_of_end(report: CloseReport, leaks: Sequence[str]) -> int:
+def level_of_end(leaks: Sequence[str], *, clean: bool) -> int:
     """How loudly the log tells the end of a connection."""
-    return logging.INFO if report.clean and not leaks else logging.WARNING
+    return logging.INFO if clean and not leaks else logging.WARNING
 
 
 def _log_closed(event: ConnectionClosed) -> None:
     report = event.report
-    level = level_of_end(report, event.leaks)
+    level = level_of_end(event.leaks, clean=report.clean)
     if not logger.isEnabledFor(level):
         return
     details = {

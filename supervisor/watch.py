@@ -46,7 +46,7 @@ class Watch:
             timer = timers.at(first_look, self.look)
         else:
             timers.pass_on(timer, first_look, self.look)
-        self._timer = timer
+        self._timer = cell.timer = timer
         cell.on_congested = self._congested
 
     def cancel(self) -> None:

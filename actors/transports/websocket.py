@@ -59,8 +59,8 @@ class Receiver(Interface):
     def received(self, message: str | bytes) -> None:
         """A whole data message came."""
 
-    def received_many(self, messages: list[str | bytes]) -> None:
-        """Whole data messages came together."""
+    def received_many(self, messages: list[str | bytes], size: int) -> None:
+        """Whole data messages came together, in frames of ``size`` bytes."""
 
     def hurry(self) -> None:
         """So much came that it will have left the processor's caches when others are read first."""
@@ -190,7 +190,11 @@ class WebSocket:
             data = self._kept[self._kept_from :] + data
         elif self._between_frames:
             messages, start, incomplete = read_frames(data, self._max_message)
-            self._deliver(messages)
+            if messages:  # as _deliver, of which every message would feel the call
+                self.last_message = self.last_received
+                receiver.received_many(messages, start)
+                if len(messages) > 1:
+                    self.transport.gather()
             if incomplete is not None:
                 self._begin(incomplete)
             if start < len(data) and self.ping_sent_at is not None and read_pong(data, start) == self._ping:
@@ -202,10 +206,10 @@ class WebSocket:
         if len(data) >= LARGE:
             receiver.hurry()
 
-    def _deliver(self, messages: list[str | bytes]) -> None:
+    def _deliver(self, messages: list[str | bytes], size: int) -> None:
         if messages:
             self.last_message = self.last_received
-            self._receiver.received_many(messages)
+            self._receiver.received_many(messages, size)
             if len(messages) > 1:
                 self.transport.gather()  # behind the receiver's turn: that is when the answers are there
 
@@ -229,7 +233,7 @@ class WebSocket:
             if self._between_frames:
                 messages, end, incomplete = read_frames(kept, self._max_message, start)
                 self._keep_from(end)
-                self._deliver(messages)
+                self._deliver(messages, end - start)
                 turn -= len(messages)
                 if incomplete is not None:
                     self._begin(incomplete)
@@ -265,7 +269,7 @@ class WebSocket:
             self._kept, self._kept_from = frame.as_it_came() + self._kept[self._kept_from :], 0
         else:
             self.assembling_since = None
-            self._deliver([message])
+            self._deliver([message], len(message))
 
     def _read_fragments(self) -> int:
         """Take small fragments where the protocol awaits a frame; gives how many."""
@@ -291,7 +295,7 @@ class WebSocket:
         self._keep_from(end)
         self._find_place(protocol)
         if message is not None:
-            self._deliver([message])
+            self._deliver([message], len(message))
         return taken
 
     def _keep_from(self, position: int) -> None:
@@ -483,9 +487,11 @@ class WebSocket:
         self.last_message = self._clock()
         if self._plain:
             if isinstance(message, str):
-                payload, headers = message.encode(), TEXT_HEADERS
+                payload = message.encode()
+                headers = TEXT_HEADERS
             else:
-                payload, headers = message, BINARY_HEADERS
+                payload = message
+                headers = BINARY_HEADERS
             length = len(payload)
             if length < 126:  # as header_of, which costs more than all this
                 self.transport.write(headers[length] + payload)

@@ -33,7 +33,8 @@ class Recorder:
     def received(self, message: str | bytes) -> None:
         self.log.append(message)
 
-    def received_many(self, messages: list[str | bytes]) -> None:
+    def received_many(self, messages: list[str | bytes], size: int) -> None:
+        assert sum(map(len, messages)) <= size
         for message in messages:
             self.received(message)
 

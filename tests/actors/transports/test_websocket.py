@@ -54,7 +54,8 @@ class Conversation:
             if self.room <= 0:
                 self.websocket.pause()
 
-    def received_many(self, messages: list[str | bytes]) -> None:
+    def received_many(self, messages: list[str | bytes], size: int) -> None:
+        assert sum(map(len, messages)) <= size
         for message in messages:
             self.received(message)
 
