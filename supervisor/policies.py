@@ -236,7 +236,17 @@ class Policy:
     the defaults in the end.  ``heartbeat=None`` sends no pings.
     """
 
-    __slots__ = ("_given", "backoff", "crash", "heartbeat", "limits", "overflow", "restarts", "timeouts")
+    __slots__ = (
+        "_given",
+        "backoff",
+        "crash",
+        "heartbeat",
+        "limits",
+        "overflow",
+        "patience",
+        "restarts",
+        "timeouts",
+    )
     _given: Mapping[str, Any]
     timeouts: Timeouts
     """Handshake, idle, lifetime, assembly, handler, close and teardown timeouts."""
@@ -252,6 +262,8 @@ class Policy:
     """How long a restart waits."""
     overflow: Overflow
     """What happens to a told message when the mailbox is full."""
+    patience: float
+    """Seconds after 101 within which no timeout can be due, whatever happens; follows from the others."""
 
     def __init__(
         self,
@@ -281,6 +293,9 @@ class Policy:
         object.__setattr__(self, "_given", given)
         for part, default in _DEFAULTS.items():
             object.__setattr__(self, part, given.get(part, default))
+        limits_of_time = (self.timeouts.handler, self.timeouts.idle, self.timeouts.assembly)
+        least = min((one for one in limits_of_time if one is not None), default=math.inf)
+        object.__setattr__(self, "patience", least)
 
     def over(self, outer: Policy | None) -> Policy:
         """This policy, with the parts of ``outer`` where this one gives none."""
@@ -343,13 +358,6 @@ CLOSE_FOR: dict[Verdict, tuple[ExitReason, str]] = {
     Verdict.STALLED: (ExitReason.OVERLOAD, "reads too slowly"),
 }
 """Exit reason and close reason of the verdicts that close; a handler that takes too long is a crash."""
-
-
-def patience(policy: Policy) -> float:
-    """Seconds after 101 within which no timeout can be due, whatever happens."""
-    timeouts = policy.timeouts
-    given = [one for one in (timeouts.handler, timeouts.idle, timeouts.assembly) if one is not None]
-    return min(given, default=math.inf)
 
 
 def examine(policy: Policy, facts: Facts, now: float) -> tuple[Verdict, float]:

@@ -14,7 +14,7 @@ from actors.cell import Cell
 from actors.connection_cell import ConnectionCell
 from actors.errors import HandlerTimeout
 from actors.timers import Timer
-from supervisor.policies import CLOSE_FOR, Facts, Policy, Verdict, examine, patience
+from supervisor.policies import CLOSE_FOR, Facts, Policy, Verdict, examine
 
 LATE = 1.0
 """Seconds: a look that comes later than this after its time says that the process stood still."""
@@ -40,7 +40,7 @@ class Watch:
         self._lifetime_ends = math.inf if lifetime is None else now + lifetime * _spread(_LIFETIME_JITTER)
         self._next_ping = self._ping_after(now)
         self._ping_sent: float | None = None
-        first_look = _together(min(self._lifetime_ends, self._next_ping, now + patience(policy)), now)
+        first_look = _together(min(self._lifetime_ends, self._next_ping, now + policy.patience), now)
         timers = cell.runtime.timers
         if timer is None:
             timer = timers.at(first_look, self.look)

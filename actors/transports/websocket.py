@@ -528,7 +528,7 @@ class WebSocket:
         if protocol is None:
             self.sent = int(code), reason
             self._muted = True
-            self.transport.write(close_frame(CloseFrame(code, reason).serialize()))
+            self.transport.write(close_frame(code.to_bytes(2, "big") + reason.encode()))
         else:
             self._between_frames = False
             protocol.send_close(code, reason)
