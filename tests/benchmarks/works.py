@@ -27,13 +27,14 @@ SERVERS: dict[str, tuple[str, ...]] = {
     "uvicorn": ("uvicorn",),
     "granian": ("granian",),
     "Robyn": ("robyn",),
+    "bare uvloop": ("bare",),
     "websockets on trio": ("websockets_trio",),
     "trio-websocket": ("trio_websocket",),
     "hypercorn on trio": ("hypercorn",),
 }
 """By the name in the tables: the module in ``servers``, and its arguments."""
 
-ON_UVLOOP = ("websockets", "ours", "aiohttp", "picows", "uvicorn", "granian", "Robyn")
+ON_UVLOOP = ("websockets", "ours", "aiohttp", "picows", "uvicorn", "granian", "Robyn", "bare uvloop")
 ON_TRIO = ("websockets on trio", "ours on trio", "trio-websocket", "hypercorn on trio")
 WITH_HEARTBEAT = ("websockets", "ours", "aiohttp", "picows", "uvicorn")
 
