@@ -200,6 +200,7 @@ class ConnectionCell(Cell):
         """As any cell's; a coroutine for every message of the peer would cost more than what it does."""
         actor, mailbox, clock = self.actor, self.mailbox, self.runtime.clock
         assert actor is not None, "a cell without an actor has no loop"
+        websocket, transport = self.websocket, self.websocket.transport
         turn, half = TURN, mailbox.half
         while True:
             for _ in range(turn):
@@ -223,7 +224,7 @@ class ConnectionCell(Cell):
                     self._apply_reading()
                 if not self._raw and (message := self._decode(message)) is _REFUSED:
                     continue
-                self.handling_since = clock()
+                self.handling_since = websocket.last_message if transport.gathering else clock()
                 try:
                     result: Any = actor.on_message(message)
                     if type(result) is CoroutineType:

@@ -41,6 +41,7 @@ class AsyncioTransport(asyncio.Protocol):
         "_transport",
         "congested",
         "coupled",
+        "gathering",
         "high_water",
         "sink",
     )
@@ -63,7 +64,7 @@ class AsyncioTransport(asyncio.Protocol):
         self._before_tls: tuple[socket.socket, Callable[[], object]] | None = None
         self._out: list[bytes] = []
         self._pending = 0
-        self._gathering = False
+        self._gathering = False  # what is written waits for the end of the turn of the event loop
         self._at_once: Callable[[bytes], object] | None = None  # writes without gathering here
         self._allowance = high_water  # bytes that are written before something comes or senders are held up
         self._full = False  # the event loop says that the peer does not keep up
@@ -75,6 +76,7 @@ class AsyncioTransport(asyncio.Protocol):
         self._slowed: asyncio.TimerHandle | None = None
         self.congested = False
         self.coupled = True
+        self.gathering = False
 
     def wait_for_tls(self, sock: socket.socket, abandon: Callable[[], object]) -> None:
         """Take part before the handshake on ``sock`` is done, which ``abandon`` ends.
@@ -216,7 +218,7 @@ class AsyncioTransport(asyncio.Protocol):
         elif self._at_once is not None:
             self._at_once(data)
         elif not self._ended:
-            self.gather()
+            self._gather()
             self.write(data)
             return
         if self._allowance < 0 and not self.congested:
@@ -229,12 +231,17 @@ class AsyncioTransport(asyncio.Protocol):
         self.write(payload)
 
     def gather(self) -> None:
-        if not self._gathering and not self._ended:
+        if not self._ended:
+            self.gathering = True
+            self._gather()
+
+    def _gather(self) -> None:
+        if not self._gathering:
             self._gathering = True
             self._loop.call_soon(self._flush_soon)
 
     def _flush_soon(self) -> None:
-        self._gathering = False
+        self._gathering = self.gathering = False
         self._flush()
 
     def _flush(self) -> None:
@@ -287,7 +294,7 @@ class AsyncioTransport(asyncio.Protocol):
 
     def _end_writing(self) -> None:
         self._ended = True
-        self._gathering = False
+        self._gathering = self.gathering = False
         self._at_once = None
 
     def abort(self) -> None:

@@ -31,6 +31,7 @@ class MemoryTransport:
         "aborted",
         "buffered",
         "congested",
+        "gathering",
         "high_water",
         "sink",
     )
@@ -54,6 +55,7 @@ class MemoryTransport:
         self.aborted = False
         self.buffered = 0
         self.congested = False
+        self.gathering = False  # who is woken may have waited for something
 
     # -- the other end -------------------------------------------------------------------------
 

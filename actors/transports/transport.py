@@ -51,6 +51,9 @@ class Transport(Protocol):
     """Whether senders are to wait: the write buffer is above its high water mark, and reading stands
     still for it, or so much was written at once that it is the turn of others."""
 
+    gathering: bool
+    """Whether the event loop has not turned since ``gather``: all that happens meanwhile happens at once."""
+
     high_water: int
     """Bytes that are buffered before it is congested; twice as many at the most while it is not."""
 

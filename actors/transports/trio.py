@@ -36,6 +36,7 @@ class TrioTransport:
         "_writer",
         "buffered",
         "congested",
+        "gathering",
         "high_water",
         "sink",
     )
@@ -61,6 +62,7 @@ class TrioTransport:
         self._lost = False
         self.buffered = 0
         self.congested = False
+        self.gathering = False  # who is woken may have waited for something
 
     @property
     def _socket(self) -> trio.socket.SocketType:

@@ -484,7 +484,9 @@ class WebSocket:
 
     def send(self, message: str | bytes) -> None:
         """Queue a data message."""
-        self.last_message = self._clock()
+        transport = self.transport
+        if not transport.gathering:
+            self.last_message = self._clock()
         if self._plain:
             if isinstance(message, str):
                 payload = message.encode()
@@ -494,11 +496,11 @@ class WebSocket:
                 headers = BINARY_HEADERS
             length = len(payload)
             if length < 126:  # as header_of, which costs more than all this
-                self.transport.write(headers[length] + payload)
+                transport.write(headers[length] + payload)
             elif length < LARGE:
-                self.transport.write(frame_of(message))
+                transport.write(frame_of(message))
             else:
-                self.transport.write_frame(header_of(length, text=isinstance(message, str)), payload)
+                transport.write_frame(header_of(length, text=isinstance(message, str)), payload)
             return
         protocol = self._framing()
         if isinstance(message, str):
@@ -506,7 +508,7 @@ class WebSocket:
         else:
             protocol.send_binary(message)
         for chunk in protocol.data_to_send():
-            self.transport.write(chunk)
+            transport.write(chunk)
 
     def send_frame(self, frame: bytes, now: float) -> None:
         """Queue a data message that ``frame_of`` encoded, for several connections perhaps."""

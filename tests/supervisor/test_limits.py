@@ -11,7 +11,7 @@ import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -622,3 +622,33 @@ async def test_a_limit_of_the_class_wins_over_that_of_the_route() -> None:
         await client.send(bytes(11))
 
         assert (await closed_with(client))[0] == 1009
+
+
+# -- the times that timeouts count from --------------------------------------------------------
+
+
+class Late(ConnectionActor):
+    """Waits before it answers, and behind that, and notes what is known of its times."""
+
+    hooks: ClassVar[list[tuple[float, float, float, float]]]
+
+    async def on_message(self, message: str) -> None:
+        assert self._cell is not None
+        clock, began = self._cell.runtime.clock, self._cell.handling_since
+        assert began is not None
+        await anyio.sleep(0.01)
+        waited = clock()
+        await self.send(message)
+        sent = self._cell.websocket.last_message
+        await anyio.sleep(0.01)
+        self.hooks.append((began, waited, sent, clock()))
+
+
+async def test_each_of_the_messages_that_came_together_has_its_own_times() -> None:
+    Late.hooks = []
+    async with one(Late) as (_, client):
+        await client.send_bytes(encode(TEXT, b"one") + encode(TEXT, b"two") + encode(TEXT, b"three"))
+        await until(lambda: len(Late.hooks) == 3)
+
+        assert all(began < waited <= sent < ended for began, waited, sent, ended in Late.hooks)
+        assert all(ended <= began for (*_, ended), (began, *_) in pairwise(Late.hooks))

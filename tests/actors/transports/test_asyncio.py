@@ -178,6 +178,28 @@ async def test_writes_that_are_announced_go_out_with_one_call_within_the_turn() 
     assert transport.buffered == 0
 
 
+async def test_it_is_known_whether_the_event_loop_has_turned_since_an_announcement() -> None:
+    wire = Wire()
+    transport = on_a(wire)
+    seen: list[bool] = []
+
+    def look() -> None:
+        seen.append(transport.gathering)
+
+    transport.write(b"not announced")
+    look()
+    await turns()
+    asyncio.get_running_loop().call_soon(look)
+    transport.gather()
+    asyncio.get_running_loop().call_soon(look)
+    await turns()
+    transport.gather()
+    transport.abort()
+    look()
+
+    assert seen == [False, True, False, False]
+
+
 async def test_an_announcement_without_writes_changes_nothing() -> None:
     wire = Wire()
     transport = on_a(wire)
