@@ -217,14 +217,16 @@ class AsyncioTransport(asyncio.Protocol):
                 self._flush()  # so that the event loop can say that the peer does not keep up
         elif self._at_once is not None:
             self._at_once(data)
+            if self._allowance < 0 and not self.congested:
+                self._use_up_allowance()
+            self._allowance -= len(data)
         elif not self._ended:
             self._gather()
             self.write(data)
-            return
-        if self._allowance < 0 and not self.congested:
-            self._allowance = self.high_water
-            self._hold_up_senders()
-        self._allowance -= len(data)
+
+    def _use_up_allowance(self) -> None:
+        self._allowance = self.high_water
+        self._hold_up_senders()
 
     def write_frame(self, header: bytes, payload: bytes) -> None:
         self.write(header)
@@ -251,6 +253,9 @@ class AsyncioTransport(asyncio.Protocol):
             out.clear()
             self._pending = 0
             self._transport.write(data)
+            if self._allowance < 0 and not self.congested:
+                self._use_up_allowance()
+            self._allowance -= len(data)
 
     def pause(self) -> None:
         # Nothing is read before the next turn of the event loop, and often resume() comes within this one.
