@@ -177,7 +177,7 @@ class ConnectionCell(Cell):
 
     def give_way(self) -> None:
         """Let the others have a turn of the event loop."""
-        self.runtime.backend.call_from_thread(self.websocket.read_on)
+        self.runtime.backend.call_soon(self.websocket.read_on)
 
     def _look_at_rate(self, rate: InboundRate) -> None:
         """Pause reading while messages come too fast; close with 1008 when that does not help."""

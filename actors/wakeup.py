@@ -188,6 +188,9 @@ class Backend(Protocol):
     def current_task(self) -> object:
         """The task that runs now; ``None`` in a callback."""
 
+    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Run ``function`` when the others have had their turn; only on the event loop's thread."""
+
     def call_from_thread(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function`` on the event loop's thread soon; raises ``RuntimeError`` after its end."""
 
@@ -212,6 +215,9 @@ class AsyncioBackend:
 
     def current_task(self) -> object:
         return asyncio.current_task(self.loop)
+
+    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
+        self.loop.call_soon(function, *args)
 
     def call_from_thread(self, function: Callable[..., object], *args: Any) -> None:
         # In the context of this event loop, not of the calling thread: see Runtime.
@@ -238,6 +244,9 @@ class TrioBackend:
             return trio.lowlevel.current_task()
         except RuntimeError:  # in a callback of the run loop
             return None
+
+    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
+        self._token.run_sync_soon(function, *args)
 
     def call_from_thread(self, function: Callable[..., object], *args: Any) -> None:
         try:
