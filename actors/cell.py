@@ -21,11 +21,13 @@ from typing import Any
 import anyio
 from anyio.lowlevel import checkpoint
 
+from actors import monitors
 from actors.actor import Actor
 from actors.errors import ActorStopped, HandlerTimeout, MailboxFull
 from actors.incarnation import ABANDON_AFTER, FiredTimer, Incarnation
 from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Admission, Bounds, Mailbox, Marker, Overflow, Told
-from actors.messages import CloseReport, Down, ExitReason, Restarted
+from actors.messages import CloseReport, ExitReason
+from actors.monitors import Monitors
 from actors.ref import ActorRef, Asked
 from actors.runtime import Runtime
 from actors.timers import Timer
@@ -77,8 +79,6 @@ class Cell:
         "_killed_for",
         "_last_hook",
         "_make",
-        "_monitored",
-        "_monitors",
         "_on_crash",
         "_on_exit",
         "_on_started",
@@ -101,6 +101,7 @@ class Cell:
         "kind",
         "leaks",
         "mailbox",
+        "monitors",
         "runtime",
         "state",
         "torn_down_at",
@@ -135,6 +136,7 @@ class Cell:
         """When the running hook began, on the runtime's clock; ``None`` between hooks."""
         self.leaks: list[str] = []
         self.torn_down_at: tuple[float, float] | None = None
+        self.monitors: Monitors | None = None
         self._incarnation: Incarnation | None = None  # most actors need none
         self._ref: weakref.ref[ActorRef] | None = None
         self._make = make
@@ -155,8 +157,6 @@ class Cell:
         self._parker = runtime.backend.parker()
         self._scope: anyio.CancelScope | None = None  # made in the task: anyio needs one to know its backend
         self._task: object = None
-        self._monitors: dict[Cell, None] = {}  # who gets the Down of this actor
-        self._monitored: dict[Cell, None] = {}  # whose Down this actor gets
         self._when_stopped: list[Callable[[], None]] = []
 
     @property
@@ -263,7 +263,7 @@ class Cell:
         self._restarting = False
         if self._crash is None and self.restartable:
             if error is not None:
-                self._tell_monitors(Restarted(self.ref, self.incarnation_number, error))
+                monitors.restarted(self, error)
             elif self._on_started is not None:
                 self._on_started(self)
 
@@ -311,10 +311,6 @@ class Cell:
         self._incarnation = None
         self.incarnation_number += 1
         return True
-
-    def _tell_monitors(self, message: Down | Restarted) -> None:
-        for monitor in self._monitors:
-            monitor.put_control(message)
 
     async def dispatch(self, message: Any) -> None:
         """Give one message to its hook; one whose hook crashes becomes a dead letter."""
@@ -540,12 +536,7 @@ class Cell:
         self.state = STOPPED
         self._clear()
         self.mailbox.control.clear()
-        if self._monitors:
-            self._tell_monitors(self.down())
-            self._monitors.clear()
-        for monitored in self._monitored:
-            monitored.runtime.call(monitored.forget_monitor, self)
-        self._monitored.clear()
+        monitors.stopped(self)
         if self._on_exit is not None:
             self._on_exit(self)
         for call in self._when_stopped:
@@ -553,10 +544,6 @@ class Cell:
         self._when_stopped.clear()
         # Refs, reports and the actor may be kept for ever; what would make a cycle of them is let go.
         self.actor = self._incarnation = None
-
-    def down(self) -> Down:
-        """What monitors get."""
-        return Down(self.ref, self.exit_reason, self.error, self.report)
 
     async def wait_stopped(self) -> None:
         """Wait for the end of the teardown; from any event loop."""
@@ -585,12 +572,7 @@ class Cell:
     # -- the mailbox ---------------------------------------------------------------------------
 
     def put_control(self, message: object) -> None:
-        """Put ``message`` (Down, Restarted) into the control lane; from any thread."""
-        self.runtime.call(self._put_control, message)
-
-    def _put_control(self, message: object) -> None:
-        if isinstance(message, Down):
-            self._monitored.pop(message.ref._cell, None)
+        """Put ``message`` into the control lane; an actor that is ending has no use for it."""
         if self.state in ALIVE:
             self.mailbox.put_control(message)
             self._parker.wake()
@@ -636,46 +618,6 @@ class Cell:
         self.runtime.dead_letters.add(
             message.message if isinstance(message, Told) else message, self.id, reason
         )
-
-    # -- monitors ------------------------------------------------------------------------------
-
-    def monitor(self, other: ActorRef) -> None:
-        """Get one Down when ``other`` ends."""
-        if self.stopped:
-            return
-        cell = other._cell
-        self._monitored[cell] = None
-        if not cell.runtime.call(cell.add_monitor, self):
-            self._put_control(Down(other, cell.exit_reason))
-
-    def demonitor(self, other: ActorRef) -> None:
-        """Take ``monitor`` back, with a Down that waits for its hook or is on its way."""
-        cell = other._cell
-        self._monitored.pop(cell, None)
-        if not cell.runtime.call(cell.remove_monitor, self):
-            self.forget_down(other)
-
-    def add_monitor(self, monitor: Cell) -> None:
-        """Let ``monitor`` get one Down when this actor ends."""
-        if self.stopped:
-            monitor.put_control(self.down())
-        else:
-            self._monitors[monitor] = None
-
-    def remove_monitor(self, monitor: Cell) -> None:
-        """Take ``add_monitor`` back, with a Down that is on its way."""
-        self.forget_monitor(monitor)
-        monitor.runtime.call(monitor.forget_down, self.ref)
-
-    def forget_monitor(self, monitor: Cell) -> None:
-        """``monitor`` has ended, or does not want to know any more."""
-        self._monitors.pop(monitor, None)
-
-    def forget_down(self, ref: ActorRef) -> None:
-        """Remove a Down of ``ref`` that waits for its hook."""
-        control = self.mailbox.control
-        for message in [one for one in control if isinstance(one, Down) and one.ref is ref]:
-            control.remove(message)
 
 
 def reason_of(error: BaseException) -> ExitReason:
