@@ -2,7 +2,7 @@
 
 The rules of this file:
 
-* One task per actor takes one message at a time; ``handling_since`` is set while a hook runs.
+* One task per actor takes one message at a time; ``hook.since`` is set while a hook runs.
 * Whatever a hook raises becomes an exit reason here; only the cancellation of the whole runtime
   passes.
 * A hook that does not end when it must (it swallows cancellation) is left behind, reported as a
@@ -15,6 +15,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import partial
 from types import CoroutineType
 from typing import Any
 
@@ -24,14 +25,14 @@ from anyio.lowlevel import checkpoint
 from actors import monitors
 from actors.actor import Actor
 from actors.errors import ActorStopped, HandlerTimeout, MailboxFull
+from actors.hook import RunningHook
 from actors.incarnation import ABANDON_AFTER, FiredTimer, Incarnation
 from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Admission, Bounds, Mailbox, Marker, Overflow, Told
 from actors.messages import CloseReport, ExitReason
 from actors.monitors import Monitors
 from actors.ref import ActorRef, Asked
 from actors.runtime import Runtime
-from actors.timers import Timer
-from actors.wakeup import Waiter, waiting_frame
+from actors.wakeup import Waiter
 
 TURN = 32
 """Messages that an actor handles before the others get their turn, if no hook waits for anything."""
@@ -74,9 +75,7 @@ class Cell:
     __slots__ = (
         "_asked",
         "_crash",
-        "_hook_timer",
         "_incarnation",
-        "_killed_for",
         "_last_hook",
         "_make",
         "_on_crash",
@@ -87,17 +86,14 @@ class Cell:
         "_ref",
         "_restart_delay",
         "_restarting",
-        "_scope",
-        "_task",
         "_teardown",
         "_when_stopped",
         "actor",
         "error",
         "exit_reason",
-        "handling_since",
+        "hook",
         "id",
         "incarnation_number",
-        "interrupted",
         "kind",
         "leaks",
         "mailbox",
@@ -132,8 +128,7 @@ class Cell:
         self.incarnation_number = 1
         self.exit_reason = ExitReason.NORMAL
         self.error: BaseException | None = None
-        self.handling_since: float | None = None
-        """When the running hook began, on the runtime's clock; ``None`` between hooks."""
+        self.hook = RunningHook(runtime)
         self.leaks: list[str] = []
         self.torn_down_at: tuple[float, float] | None = None
         self.monitors: Monitors | None = None
@@ -148,15 +143,9 @@ class Cell:
         self._restart_delay = restart_delay
         self._restarting = False
         self._crash: BaseException | None = None  # what the next incarnation is for
-        self.interrupted = False
-        """Whether a crash or a cancelled hook ends the loop: the running hook has the teardown timeout."""
-        self._killed_for: BaseException | None = None  # why the running hook is cancelled
         self._last_hook: anyio.CancelScope | None = None  # of the hook of the end, while it runs
         self._asked: Asked | None = None  # what the running hook is to answer
-        self._hook_timer: Timer | None = None
         self._parker = runtime.backend.parker()
-        self._scope: anyio.CancelScope | None = None  # made in the task: anyio needs one to know its backend
-        self._task: object = None
         self._when_stopped: list[Callable[[], None]] = []
 
     @property
@@ -186,22 +175,11 @@ class Cell:
         """Whether the actor has ended and is torn down."""
         return self.state is STOPPED
 
-    def where(self) -> str | None:
-        """Where the running hook waits, as ``file:line in function``; ``None`` between hooks."""
-        if self.handling_since is None or self._task is None:
-            return None
-        frame = waiting_frame(self._task)
-        return (
-            None
-            if frame is None
-            else f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-        )
-
     def is_own_task(self, task: object) -> bool:
         """Whether ``task`` runs the actor's hooks, or belongs to its incarnation."""
         if task is None:
             return False
-        return task is self._task or (self._incarnation is not None and self._incarnation.owns(task))
+        return task is self.hook.task or (self._incarnation is not None and self._incarnation.owns(task))
 
     # -- the life ------------------------------------------------------------------------------
 
@@ -210,9 +188,7 @@ class Cell:
         task = self.runtime.backend.current_task()
         fresh = True
         while True:
-            self._task = task
-            self.interrupted = False
-            scope = self._scope = self.runtime.backend.scope()
+            scope = self.hook.begin(task)
             try:
                 with scope:
                     if fresh:
@@ -224,19 +200,19 @@ class Cell:
                     raise
                 self.crash(error)
             if self._crash is not None:
-                self._set_hook_timer(None, self._abandon_hook)
+                self.hook.stop_timer()
                 fresh = await self._end_life()
                 if not fresh:
                     break
             elif scope.cancel_called and self.restartable:
-                self._set_hook_timer(None, self._abandon_hook)
+                self.hook.stop_timer()
                 fresh = False  # the hook was cancelled, and its actor goes on
             else:
                 break
         while self.state in ALIVE:
             await self._parker.park()
-        if self._task is task:
-            self._task = None
+        if self.hook.task is task:
+            self.hook.task = None
         await self._tear_down()
 
     async def _begin_life(self) -> None:
@@ -274,7 +250,7 @@ class Cell:
     async def _loop(self) -> None:
         pop = self.mailbox.pop
         turn = TURN
-        while not self.interrupted:
+        while not self.hook.interrupted:
             message = pop()
             if message is EMPTY:
                 await self._parker.park()
@@ -328,7 +304,7 @@ class Cell:
             self.incarnation.timer_handled(message)
         elif isinstance(message, Asked):
             self._asked = message
-        self.handling_since = self.runtime.clock()
+        self.hook.since = self.runtime.clock()
         try:
             answer = actor.on_info(message.message)
             if type(answer) is CoroutineType:
@@ -341,12 +317,12 @@ class Cell:
             if isinstance(message, Asked) and not message.reply(answer):
                 self.runtime.dead_letters.add(answer, self.id, "late reply")
         finally:
-            self.handling_since = None
+            self.hook.since = None
             self._asked = None
 
     async def call(self, hook: Callable[..., Any], *args: Any) -> None:
         """Run one hook, plain or async, that handles no message of the data lane."""
-        self.handling_since = self.runtime.clock()
+        self.hook.since = self.runtime.clock()
         try:
             result = hook(*args)
             if type(result) is CoroutineType:
@@ -354,7 +330,7 @@ class Cell:
         except BaseException as error:
             self.hook_failed(error)
         finally:
-            self.handling_since = None
+            self.hook.since = None
 
     def _first_hook(self) -> Callable[[], Any] | None:
         assert self.actor is not None
@@ -366,8 +342,7 @@ class Cell:
 
     def hook_failed(self, error: BaseException) -> None:
         """A hook raised ``error``: pass on the cancellation that we asked for, crash for the rest."""
-        assert self._scope is not None, "hooks run in the scope of their task"
-        if self._scope.cancel_called and _is_cancellation(error, self.runtime.cancelled):
+        if self.hook.cancelled and _is_cancellation(error, self.runtime.cancelled):
             raise error
         if self.runtime.ending and isinstance(error, self.runtime.cancelled):
             raise error
@@ -390,7 +365,7 @@ class Cell:
             return
         if reaction is Reaction.RESTART and self.goes_on and self.restartable:
             self._crash = error
-            self.interrupted = True
+            self.hook.interrupted = True
             self._fail_asks()
             self._parker.wake()
         elif not (reaction is Reaction.RESUME and self.goes_on):
@@ -427,54 +402,33 @@ class Cell:
         self._clear()
         self.mailbox.put_control(STOP)
         self._parker.wake()
-        if self.handling_since is not None:
-            self._set_hook_timer(self._teardown, self._cancel_hook)
+        self.hook.end_within(self._teardown, self._abandon_hook)
 
     def _clear(self) -> None:
         """Make dead letters of what is queued; an ask fails now, not after the running hook."""
         for message in self.mailbox.clear_data():
             self.dead_letter(message, "undelivered")
 
-    def spare_hook(self) -> None:
-        """Let the running hook take its time: whoever ends the actor has another patience with it."""
-        if self._scope is None or not self._scope.cancel_called:
-            self._set_hook_timer(None, self._cancel_hook)
-
     def kill(self, error: BaseException | None = None) -> None:
         """Cancel the running hook now, because of ``error``; it has the teardown timeout to end."""
-        if self.handling_since is not None and self._scope is not None:
-            self._killed_for = error
-            self.interrupted = True
-            self._scope.cancel()
-            self._set_hook_timer(self._teardown, self._abandon_hook)
+        if self.hook.since is not None:
+            self.hook.cancel(self._teardown, partial(self._abandon_hook, error))
         elif self._last_hook is not None:
             self._last_hook.cancel()
 
-    def _cancel_hook(self) -> None:
-        if self.handling_since is not None and self._scope is not None:
-            self.interrupted = True
-            self._scope.cancel()
-            self._set_hook_timer(ABANDON_AFTER, self._abandon_hook)
-
-    def _abandon_hook(self) -> None:
-        """The hook swallowed its cancellation: go on without it."""
-        if self.handling_since is None or self._task is None:
+    def _abandon_hook(self, error: BaseException | None = None) -> None:
+        """The hook swallowed its cancellation, because of ``error``: go on without it."""
+        if self.hook.since is None or self.hook.task is None:
             return
         if self.state is STOPPING:
             self.leaks.append(f"a hook of {self.kind}")
-            self._task = None
+            self.hook.task = None
             if self._asked is not None:
                 self._asked.fail(ActorStopped(f"{self.ref!r} has ended while it handled the message"))
             self.runtime.spawn(self._tear_down, name=f"teardown of {self.id}")
-        elif self._killed_for is not None:
+        elif error is not None:
             self._crash = None
-            self._end_because(self._killed_for)
-
-    def _set_hook_timer(self, delay: float | None, call: Callable[[], None]) -> None:
-        if self._hook_timer is not None:
-            self._hook_timer.cancel()
-        if delay is not None:
-            self._hook_timer = self.runtime.timers.after(delay, call)
+            self._end_because(error)
 
     # -- the teardown --------------------------------------------------------------------------
 
@@ -484,8 +438,7 @@ class Cell:
         self.state = TEARING_DOWN
         began = self.runtime.clock()
         self.mailbox.open = False
-        if self._hook_timer is not None:
-            self._hook_timer.cancel()
+        self.hook.stop_timer()
         if self._incarnation is not None:
             self._incarnation.cancel_timers()
             self.leaks += await self._incarnation.end_tasks(self._teardown)
@@ -512,7 +465,7 @@ class Cell:
 
         async def run() -> None:
             nonlocal hook_ended
-            self._task = self.runtime.backend.current_task()
+            self.hook.task = self.runtime.backend.current_task()
             try:
                 with scope:
                     result = hook(*args)
@@ -530,7 +483,7 @@ class Cell:
             self.leaks.append(f"{hook.__name__} of {self.kind}")
             await self.runtime.wait(parker, lambda: hook_ended, ABANDON_AFTER)
         self._last_hook = None
-        self._task = None
+        self.hook.task = None
 
     def _finish(self) -> None:
         self.state = STOPPED

@@ -198,12 +198,12 @@ class ConnectionCell(Cell):
 
     async def _loop(self) -> None:
         """As any cell's; a coroutine for every message of the peer would cost more than what it does."""
-        actor, mailbox, clock = self.actor, self.mailbox, self.runtime.clock
+        actor, mailbox, hook, clock = self.actor, self.mailbox, self.hook, self.runtime.clock
         assert actor is not None, "a cell without an actor has no loop"
         turn, half = TURN, mailbox.half
         while True:
             for _ in range(turn):
-                if self.interrupted:
+                if hook.interrupted:
                     return
                 if mailbox.control or mailbox.told_messages:
                     message = mailbox.pop()
@@ -223,7 +223,7 @@ class ConnectionCell(Cell):
                     self._apply_reading()
                 if not self._raw and (message := self._decode(message)) is _REFUSED:
                     continue
-                self.handling_since = clock()
+                hook.since = clock()
                 try:
                     result: Any = actor.on_message(message)
                     if type(result) is CoroutineType:
@@ -233,7 +233,7 @@ class ConnectionCell(Cell):
                         self.dead_letter(message, "crashed")
                     self.hook_failed(error)
                 finally:
-                    self.handling_since = None
+                    hook.since = None
             else:
                 if len(mailbox):
                     began = clock()
