@@ -2,7 +2,7 @@
 
 The rules of this file:
 
-* One task per actor takes one message at a time; ``handling_since`` is set while a hook runs.
+* One task per actor takes one message at a time; ``hook.since`` is set while a hook runs.
 * Whatever a hook raises becomes an exit reason here; only the cancellation of the whole runtime
   passes.
 * A hook that does not end when it must (it swallows cancellation) is left behind, reported as a
@@ -15,21 +15,24 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import partial
 from types import CoroutineType
 from typing import Any
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from actors import monitors
 from actors.actor import Actor
 from actors.errors import ActorStopped, HandlerTimeout, MailboxFull
+from actors.hook import RunningHook
 from actors.incarnation import ABANDON_AFTER, FiredTimer, Incarnation
 from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Admission, Bounds, Mailbox, Marker, Overflow, Told
-from actors.messages import CloseReport, Down, ExitReason, Restarted
+from actors.messages import CloseReport, ExitReason
+from actors.monitors import Monitors
 from actors.ref import ActorRef, Asked
 from actors.runtime import Runtime
-from actors.timers import Timer
-from actors.wakeup import Waiter, waiting_frame
+from actors.wakeup import Waiter
 
 TURN = 32
 """Messages that an actor handles before the others get their turn, if no hook waits for anything."""
@@ -72,13 +75,9 @@ class Cell:
     __slots__ = (
         "_asked",
         "_crash",
-        "_hook_timer",
         "_incarnation",
-        "_killed_for",
         "_last_hook",
         "_make",
-        "_monitored",
-        "_monitors",
         "_on_crash",
         "_on_exit",
         "_on_started",
@@ -87,20 +86,18 @@ class Cell:
         "_ref",
         "_restart_delay",
         "_restarting",
-        "_scope",
-        "_task",
         "_teardown",
         "_when_stopped",
         "actor",
         "error",
         "exit_reason",
-        "handling_since",
+        "hook",
         "id",
         "incarnation_number",
-        "interrupted",
         "kind",
         "leaks",
         "mailbox",
+        "monitors",
         "runtime",
         "state",
         "torn_down_at",
@@ -131,10 +128,10 @@ class Cell:
         self.incarnation_number = 1
         self.exit_reason = ExitReason.NORMAL
         self.error: BaseException | None = None
-        self.handling_since: float | None = None
-        """When the running hook began, on the runtime's clock; ``None`` between hooks."""
+        self.hook = RunningHook(runtime)
         self.leaks: list[str] = []
         self.torn_down_at: tuple[float, float] | None = None
+        self.monitors: Monitors | None = None
         self._incarnation: Incarnation | None = None  # most actors need none
         self._ref: weakref.ref[ActorRef] | None = None
         self._make = make
@@ -146,17 +143,9 @@ class Cell:
         self._restart_delay = restart_delay
         self._restarting = False
         self._crash: BaseException | None = None  # what the next incarnation is for
-        self.interrupted = False
-        """Whether a crash or a cancelled hook ends the loop: the running hook has the teardown timeout."""
-        self._killed_for: BaseException | None = None  # why the running hook is cancelled
         self._last_hook: anyio.CancelScope | None = None  # of the hook of the end, while it runs
         self._asked: Asked | None = None  # what the running hook is to answer
-        self._hook_timer: Timer | None = None
         self._parker = runtime.backend.parker()
-        self._scope: anyio.CancelScope | None = None  # made in the task: anyio needs one to know its backend
-        self._task: object = None
-        self._monitors: dict[Cell, None] = {}  # who gets the Down of this actor
-        self._monitored: dict[Cell, None] = {}  # whose Down this actor gets
         self._when_stopped: list[Callable[[], None]] = []
 
     @property
@@ -186,22 +175,11 @@ class Cell:
         """Whether the actor has ended and is torn down."""
         return self.state is STOPPED
 
-    def where(self) -> str | None:
-        """Where the running hook waits, as ``file:line in function``; ``None`` between hooks."""
-        if self.handling_since is None or self._task is None:
-            return None
-        frame = waiting_frame(self._task)
-        return (
-            None
-            if frame is None
-            else f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-        )
-
     def is_own_task(self, task: object) -> bool:
         """Whether ``task`` runs the actor's hooks, or belongs to its incarnation."""
         if task is None:
             return False
-        return task is self._task or (self._incarnation is not None and self._incarnation.owns(task))
+        return task is self.hook.task or (self._incarnation is not None and self._incarnation.owns(task))
 
     # -- the life ------------------------------------------------------------------------------
 
@@ -210,9 +188,7 @@ class Cell:
         task = self.runtime.backend.current_task()
         fresh = True
         while True:
-            self._task = task
-            self.interrupted = False
-            scope = self._scope = self.runtime.backend.scope()
+            scope = self.hook.begin(task)
             try:
                 with scope:
                     if fresh:
@@ -224,19 +200,19 @@ class Cell:
                     raise
                 self.crash(error)
             if self._crash is not None:
-                self._set_hook_timer(None, self._abandon_hook)
+                self.hook.stop_timer()
                 fresh = await self._end_life()
                 if not fresh:
                     break
             elif scope.cancel_called and self.restartable:
-                self._set_hook_timer(None, self._abandon_hook)
+                self.hook.stop_timer()
                 fresh = False  # the hook was cancelled, and its actor goes on
             else:
                 break
         while self.state in ALIVE:
             await self._parker.park()
-        if self._task is task:
-            self._task = None
+        if self.hook.task is task:
+            self.hook.task = None
         await self._tear_down()
 
     async def _begin_life(self) -> None:
@@ -263,7 +239,7 @@ class Cell:
         self._restarting = False
         if self._crash is None and self.restartable:
             if error is not None:
-                self._tell_monitors(Restarted(self.ref, self.incarnation_number, error))
+                monitors.restarted(self, error)
             elif self._on_started is not None:
                 self._on_started(self)
 
@@ -274,7 +250,7 @@ class Cell:
     async def _loop(self) -> None:
         pop = self.mailbox.pop
         turn = TURN
-        while not self.interrupted:
+        while not self.hook.interrupted:
             message = pop()
             if message is EMPTY:
                 await self._parker.park()
@@ -312,10 +288,6 @@ class Cell:
         self.incarnation_number += 1
         return True
 
-    def _tell_monitors(self, message: Down | Restarted) -> None:
-        for monitor in self._monitors:
-            monitor.put_control(message)
-
     async def dispatch(self, message: Any) -> None:
         """Give one message to its hook; one whose hook crashes becomes a dead letter."""
         actor = self.actor
@@ -332,7 +304,7 @@ class Cell:
             self.incarnation.timer_handled(message)
         elif isinstance(message, Asked):
             self._asked = message
-        self.handling_since = self.runtime.clock()
+        self.hook.since = self.runtime.clock()
         try:
             answer = actor.on_info(message.message)
             if type(answer) is CoroutineType:
@@ -345,12 +317,12 @@ class Cell:
             if isinstance(message, Asked) and not message.reply(answer):
                 self.runtime.dead_letters.add(answer, self.id, "late reply")
         finally:
-            self.handling_since = None
+            self.hook.since = None
             self._asked = None
 
     async def call(self, hook: Callable[..., Any], *args: Any) -> None:
         """Run one hook, plain or async, that handles no message of the data lane."""
-        self.handling_since = self.runtime.clock()
+        self.hook.since = self.runtime.clock()
         try:
             result = hook(*args)
             if type(result) is CoroutineType:
@@ -358,7 +330,7 @@ class Cell:
         except BaseException as error:
             self.hook_failed(error)
         finally:
-            self.handling_since = None
+            self.hook.since = None
 
     def _first_hook(self) -> Callable[[], Any] | None:
         assert self.actor is not None
@@ -370,8 +342,7 @@ class Cell:
 
     def hook_failed(self, error: BaseException) -> None:
         """A hook raised ``error``: pass on the cancellation that we asked for, crash for the rest."""
-        assert self._scope is not None, "hooks run in the scope of their task"
-        if self._scope.cancel_called and _is_cancellation(error, self.runtime.cancelled):
+        if self.hook.cancelled and _is_cancellation(error, self.runtime.cancelled):
             raise error
         if self.runtime.ending and isinstance(error, self.runtime.cancelled):
             raise error
@@ -394,7 +365,7 @@ class Cell:
             return
         if reaction is Reaction.RESTART and self.goes_on and self.restartable:
             self._crash = error
-            self.interrupted = True
+            self.hook.interrupted = True
             self._fail_asks()
             self._parker.wake()
         elif not (reaction is Reaction.RESUME and self.goes_on):
@@ -431,54 +402,33 @@ class Cell:
         self._clear()
         self.mailbox.put_control(STOP)
         self._parker.wake()
-        if self.handling_since is not None:
-            self._set_hook_timer(self._teardown, self._cancel_hook)
+        self.hook.end_within(self._teardown, self._abandon_hook)
 
     def _clear(self) -> None:
         """Make dead letters of what is queued; an ask fails now, not after the running hook."""
         for message in self.mailbox.clear_data():
             self.dead_letter(message, "undelivered")
 
-    def spare_hook(self) -> None:
-        """Let the running hook take its time: whoever ends the actor has another patience with it."""
-        if self._scope is None or not self._scope.cancel_called:
-            self._set_hook_timer(None, self._cancel_hook)
-
     def kill(self, error: BaseException | None = None) -> None:
         """Cancel the running hook now, because of ``error``; it has the teardown timeout to end."""
-        if self.handling_since is not None and self._scope is not None:
-            self._killed_for = error
-            self.interrupted = True
-            self._scope.cancel()
-            self._set_hook_timer(self._teardown, self._abandon_hook)
+        if self.hook.since is not None:
+            self.hook.cancel(self._teardown, partial(self._abandon_hook, error))
         elif self._last_hook is not None:
             self._last_hook.cancel()
 
-    def _cancel_hook(self) -> None:
-        if self.handling_since is not None and self._scope is not None:
-            self.interrupted = True
-            self._scope.cancel()
-            self._set_hook_timer(ABANDON_AFTER, self._abandon_hook)
-
-    def _abandon_hook(self) -> None:
-        """The hook swallowed its cancellation: go on without it."""
-        if self.handling_since is None or self._task is None:
+    def _abandon_hook(self, error: BaseException | None = None) -> None:
+        """The hook swallowed its cancellation, because of ``error``: go on without it."""
+        if self.hook.since is None or self.hook.task is None:
             return
         if self.state is STOPPING:
             self.leaks.append(f"a hook of {self.kind}")
-            self._task = None
+            self.hook.task = None
             if self._asked is not None:
                 self._asked.fail(ActorStopped(f"{self.ref!r} has ended while it handled the message"))
             self.runtime.spawn(self._tear_down, name=f"teardown of {self.id}")
-        elif self._killed_for is not None:
+        elif error is not None:
             self._crash = None
-            self._end_because(self._killed_for)
-
-    def _set_hook_timer(self, delay: float | None, call: Callable[[], None]) -> None:
-        if self._hook_timer is not None:
-            self._hook_timer.cancel()
-        if delay is not None:
-            self._hook_timer = self.runtime.timers.after(delay, call)
+            self._end_because(error)
 
     # -- the teardown --------------------------------------------------------------------------
 
@@ -488,8 +438,7 @@ class Cell:
         self.state = TEARING_DOWN
         began = self.runtime.clock()
         self.mailbox.open = False
-        if self._hook_timer is not None:
-            self._hook_timer.cancel()
+        self.hook.stop_timer()
         if self._incarnation is not None:
             self._incarnation.cancel_timers()
             self.leaks += await self._incarnation.end_tasks(self._teardown)
@@ -516,7 +465,7 @@ class Cell:
 
         async def run() -> None:
             nonlocal hook_ended
-            self._task = self.runtime.backend.current_task()
+            self.hook.task = self.runtime.backend.current_task()
             try:
                 with scope:
                     result = hook(*args)
@@ -534,18 +483,13 @@ class Cell:
             self.leaks.append(f"{hook.__name__} of {self.kind}")
             await self.runtime.wait(parker, lambda: hook_ended, ABANDON_AFTER)
         self._last_hook = None
-        self._task = None
+        self.hook.task = None
 
     def _finish(self) -> None:
         self.state = STOPPED
         self._clear()
         self.mailbox.control.clear()
-        if self._monitors:
-            self._tell_monitors(self.down())
-            self._monitors.clear()
-        for monitored in self._monitored:
-            monitored.runtime.call(monitored.forget_monitor, self)
-        self._monitored.clear()
+        monitors.stopped(self)
         if self._on_exit is not None:
             self._on_exit(self)
         for call in self._when_stopped:
@@ -553,10 +497,6 @@ class Cell:
         self._when_stopped.clear()
         # Refs, reports and the actor may be kept for ever; what would make a cycle of them is let go.
         self.actor = self._incarnation = None
-
-    def down(self) -> Down:
-        """What monitors get."""
-        return Down(self.ref, self.exit_reason, self.error, self.report)
 
     async def wait_stopped(self) -> None:
         """Wait for the end of the teardown; from any event loop."""
@@ -585,12 +525,7 @@ class Cell:
     # -- the mailbox ---------------------------------------------------------------------------
 
     def put_control(self, message: object) -> None:
-        """Put ``message`` (Down, Restarted) into the control lane; from any thread."""
-        self.runtime.call(self._put_control, message)
-
-    def _put_control(self, message: object) -> None:
-        if isinstance(message, Down):
-            self._monitored.pop(message.ref._cell, None)
+        """Put ``message`` into the control lane; an actor that is ending has no use for it."""
         if self.state in ALIVE:
             self.mailbox.put_control(message)
             self._parker.wake()
@@ -636,46 +571,6 @@ class Cell:
         self.runtime.dead_letters.add(
             message.message if isinstance(message, Told) else message, self.id, reason
         )
-
-    # -- monitors ------------------------------------------------------------------------------
-
-    def monitor(self, other: ActorRef) -> None:
-        """Get one Down when ``other`` ends."""
-        if self.stopped:
-            return
-        cell = other._cell
-        self._monitored[cell] = None
-        if not cell.runtime.call(cell.add_monitor, self):
-            self._put_control(Down(other, cell.exit_reason))
-
-    def demonitor(self, other: ActorRef) -> None:
-        """Take ``monitor`` back, with a Down that waits for its hook or is on its way."""
-        cell = other._cell
-        self._monitored.pop(cell, None)
-        if not cell.runtime.call(cell.remove_monitor, self):
-            self.forget_down(other)
-
-    def add_monitor(self, monitor: Cell) -> None:
-        """Let ``monitor`` get one Down when this actor ends."""
-        if self.stopped:
-            monitor.put_control(self.down())
-        else:
-            self._monitors[monitor] = None
-
-    def remove_monitor(self, monitor: Cell) -> None:
-        """Take ``add_monitor`` back, with a Down that is on its way."""
-        self.forget_monitor(monitor)
-        monitor.runtime.call(monitor.forget_down, self.ref)
-
-    def forget_monitor(self, monitor: Cell) -> None:
-        """``monitor`` has ended, or does not want to know any more."""
-        self._monitors.pop(monitor, None)
-
-    def forget_down(self, ref: ActorRef) -> None:
-        """Remove a Down of ``ref`` that waits for its hook."""
-        control = self.mailbox.control
-        for message in [one for one in control if isinstance(one, Down) and one.ref is ref]:
-            control.remove(message)
 
 
 def reason_of(error: BaseException) -> ExitReason:

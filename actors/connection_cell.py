@@ -198,13 +198,13 @@ class ConnectionCell(Cell):
 
     async def _loop(self) -> None:
         """As any cell's; a coroutine for every message of the peer would cost more than what it does."""
-        actor, mailbox, clock = self.actor, self.mailbox, self.runtime.clock
+        actor, mailbox, hook, clock = self.actor, self.mailbox, self.hook, self.runtime.clock
         assert actor is not None, "a cell without an actor has no loop"
         websocket, transport = self.websocket, self.websocket.transport
         turn, half = TURN, mailbox.half
         while True:
             for _ in range(turn):
-                if self.interrupted:
+                if hook.interrupted:
                     return
                 if mailbox.control or mailbox.told_messages:
                     message = mailbox.pop()
@@ -224,7 +224,7 @@ class ConnectionCell(Cell):
                     self._apply_reading()
                 if not self._raw and (message := self._decode(message)) is _REFUSED:
                     continue
-                self.handling_since = websocket.last_message if transport.gathering else clock()
+                hook.since = websocket.last_message if transport.gathering else clock()
                 try:
                     result: Any = actor.on_message(message)
                     if type(result) is CoroutineType:
@@ -234,7 +234,7 @@ class ConnectionCell(Cell):
                         self.dead_letter(message, "crashed")
                     self.hook_failed(error)
                 finally:
-                    self.handling_since = None
+                    hook.since = None
             else:
                 if len(mailbox):
                     began = clock()

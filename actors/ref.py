@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import anyio
 
+from actors import monitors
 from actors.codes import CloseCode
 from actors.errors import ActorError, ActorMisuse, ActorStopped, AskTimeout
 from actors.mailbox import Told, size_of
@@ -141,11 +142,11 @@ class ActorRef:
 
         A second call for the same actor changes nothing.
         """
-        self._cell.runtime.call(self._cell.monitor, other)
+        self._cell.runtime.call(monitors.monitor, self._cell, other)
 
     def demonitor(self, other: ActorRef) -> None:
         """Take ``monitor`` back: no ``Down`` that is not delivered yet will be."""
-        self._cell.runtime.call(self._cell.demonitor, other)
+        self._cell.runtime.call(monitors.demonitor, self._cell, other)
 
     async def wait_closed(self) -> CloseReport | None:
         """Wait until the actor has ended and is torn down; the close report of a connection.

@@ -49,7 +49,7 @@ def describe_cell(
 ) -> Description:
     """Describe one actor."""
     now = cell.runtime.clock()
-    since = cell.handling_since
+    since = cell.hook.since
     return Description(
         name,
         kind,
@@ -59,5 +59,5 @@ def describe_cell(
         mailbox=len(cell.mailbox),
         restarts_left=restarts_left,
         handling_for=None if since is None else now - since,
-        waits_at=cell.where(),
+        waits_at=cell.hook.where(),
     )

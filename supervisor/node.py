@@ -416,7 +416,7 @@ class Node:
         patience = 0.0 if self._killed else child.spec.shutdown_seconds
         life.exit_with(ExitReason.SHUTDOWN)
         if isinstance(life, Cell):
-            life.spare_hook()
+            life.hook.spare()
         life.when_stopped(self._parker.wake)
         await runtime.wait(self._parker, lambda: life.stopped or self._killed, patience)
         if not life.stopped:

@@ -88,7 +88,7 @@ class Watch:
             lifetime_ends=self._lifetime_ends,
             next_ping=self._next_ping,
             ping_sent=self._ping_sent,
-            handling_since=None if cell.interrupted else cell.handling_since,
+            handling_since=None if cell.hook.interrupted else cell.hook.since,
             assembling_since=websocket.assembling_since,
             congested_since=cell.congested_since,
             reading=cell.reading,
@@ -103,8 +103,8 @@ class Watch:
             websocket.assembling_since = now
         if now - self._timer.due > LATE:
             websocket.last_message = now
-            if cell.handling_since is not None:
-                cell.handling_since = now
+            if cell.hook.since is not None:
+                cell.hook.since = now
             if cell.congested_since is not None:
                 cell.congested_since = now
 
@@ -149,9 +149,9 @@ class HandlerWatch:
         """Crash the service if its hook has run for too long, and set the time of the next look."""
         cell, timers = self._cell, self._cell.runtime.timers
         now = cell.runtime.clock()
-        since = None if cell.interrupted else cell.handling_since
+        since = None if cell.hook.interrupted else cell.hook.since
         if since is not None and now - self._timer.due > LATE:
-            since = cell.handling_since = now
+            since = cell.hook.since = now
         if since is not None and since + self._timeout <= now:
             time_out(cell, self._timeout)
             since = None
@@ -160,7 +160,7 @@ class HandlerWatch:
 
 def time_out(cell: Cell, timeout: float | None) -> None:
     """Crash the actor for its running hook, saying where that waits."""
-    error = HandlerTimeout(f"a hook ran for more than {timeout} s; it waits at {cell.where()}")
+    error = HandlerTimeout(f"a hook ran for more than {timeout} s; it waits at {cell.hook.where()}")
     cell.crash(error)
     cell.kill(error)
 

@@ -194,7 +194,7 @@ async def test_told_messages_and_the_peers_keep_their_common_order_through_a_cra
 
     async with serving(Gated, policy=RESTART) as (server, _), raw_client(server) as client:
         await client.send("wait")
-        await until(lambda: cell_of(server).handling_since is not None)
+        await until(lambda: cell_of(server).hook.since is not None)
         for number in range(4):
             await client.send(f"{number}")
             await until(lambda number=number: mailbox_of(server) == 2 * number + 1)  # type: ignore[misc]  # bound early
@@ -456,7 +456,7 @@ async def test_asks_of_the_old_life_get_actor_stopped_and_later_ones_an_answer()
         cell = cell_of(server)
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(fails, cell.ref, "boom")
-            await until(lambda: cell.handling_since is not None)
+            await until(lambda: cell.hook.since is not None)
             task_group.start_soon(fails, cell.ref, "queued")
             await until(lambda: mailbox_of(server) == 1)
             gate.set()

@@ -634,7 +634,7 @@ class Late(ConnectionActor):
 
     async def on_message(self, message: str) -> None:
         assert self._cell is not None
-        clock, began = self._cell.runtime.clock, self._cell.handling_since
+        clock, began = self._cell.runtime.clock, self._cell.hook.since
         assert began is not None
         await anyio.sleep(0.01)
         waited = clock()

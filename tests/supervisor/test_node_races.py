@@ -278,4 +278,4 @@ async def test_monitor_during_death() -> None:
             deaths.append(ref)
             for watcher in watchers:
                 assert await watcher.ask("downs") == deaths
-            assert not ref._cell._monitors
+            assert ref._cell.monitors is None

@@ -201,10 +201,12 @@ async def test_a_monitor_of_the_name_of_a_dead_service_gets_its_down_at_once() -
 async def test_the_end_of_a_monitor_leaves_nothing_with_the_monitored() -> None:
     async with supervised([part("watcher", [], Watcher), part("a", [])]) as (tree, _):
         ref = await watched(tree, "a")
-        assert len(ref._cell._monitors) == 1
+        monitors = ref._cell.monitors
+        assert monitors is not None
+        assert len(monitors.by) == 1
         await tree.stop_child(tree.registry["watcher"])
 
-        assert not ref._cell._monitors
+        assert not monitors.by
 
 
 # -- ask ---------------------------------------------------------------------------------------

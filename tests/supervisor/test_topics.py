@@ -224,7 +224,7 @@ async def test_a_message_is_encoded_once_for_each_codec_however_many_members_the
         for path in ["/json"] * 5 + ["/text"] * 7:
             task_group.start_soon(listen, path)
         await witness.opened(12)
-        await until(lambda: all(ref._cell.handling_since is None for ref in server.connections))
+        await until(lambda: all(ref._cell.hook.since is None for ref in server.connections))
         await until(lambda: len(topics_of(server)._members.get("topic", ())) == 12)
         server.publish("topic", "news")
         await until(lambda: len(heard) == 12)
@@ -342,7 +342,7 @@ async def test_a_service_whose_mailbox_is_full_makes_dead_letters_and_holds_up_n
     async with serving(Joined, children=children) as (server, _), raw_client(server) as client:
         await until(lambda: len(topics_of(server)._members["topic"]) == 2)
         server.publish("topic", "0")
-        await until(lambda: server.registry["busy"]._cell.handling_since is not None)
+        await until(lambda: server.registry["busy"]._cell.hook.since is not None)
         for number in range(1, 5):
             server.publish("topic", f"{number}")
 
