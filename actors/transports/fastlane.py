@@ -23,6 +23,8 @@ from typing import final
 from websockets.exceptions import ProtocolError
 from websockets.frames import Close
 
+from actors.transports.fragments import Fragments, joined
+
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # a platform without the package's C code
@@ -44,8 +46,6 @@ PING_HEADER = bytes((0x89, PING_SIZE))
 _PONG_HEADER = bytes((0x8A, _MASKED | PING_SIZE))
 _HEADER_16 = Struct("!BBH").pack
 _HEADER_64 = Struct("!BBQ").pack
-FRAGMENT_HEADER = 6
-"""Bytes in the header of a small fragment."""
 BATCH = 32
 """Messages that are read at once: whoever gets them may want no more."""
 _WITHOUT_COPY = 4096
@@ -77,24 +77,13 @@ class IncompleteFrame:
         self.missing -= size
         return position + size
 
-    def message(self) -> str | bytes | None:
-        """The message, when nothing is missing; ``None`` if it is a text that is none."""
+    def message(self) -> str | bytes:
+        """The message, when nothing is missing; raises ``UnicodeDecodeError`` for a text that is none."""
         return joined(self._pieces, text=self._header[0] == _TEXT)
 
     def as_it_came(self) -> bytes:
         """What of the frame has come."""
         return self._header + apply_mask(b"".join(self._pieces), self._header[-4:])
-
-
-def joined(pieces: list[bytes], *, text: bool) -> str | bytes | None:
-    """The message that came in ``pieces``; ``None`` for a text that is none."""
-    payload = b"".join(pieces)
-    if not text:
-        return payload
-    try:
-        return payload.decode()
-    except UnicodeDecodeError:
-        return None
 
 
 def read_frames(
@@ -144,28 +133,31 @@ def read_frames(
 
 
 def read_fragments(
-    data: bytes, position: int, fragments: list[bytes], room: int, most: int
-) -> tuple[int, bool]:
-    """Add the small fragments at ``position`` of ``data`` to those of their message.
+    data: bytes, position: int, fragments: Fragments, max_message: int, max_fragments: int
+) -> tuple[int, str | bytes | None]:
+    """Add the small ones at ``position`` of ``data`` to the ``fragments`` of their message, if any came yet.
 
-    There will be ``most`` of them, and ``room`` bytes in those that are added.  Give where what is left
-    begins, and whether the message has ended.
+    Give where what is left begins, and the message if it has ended.
     """
-    size = len(data)
-    while size - position >= FRAGMENT_HEADER and len(fragments) < most:
+    size, pieces = len(data), fragments.pieces
+    while size - position >= 6 and len(pieces) < max_fragments:
         first, length = data[position], data[position + 1] - _MASKED
-        if first not in (_CONTINUATIONS if fragments else _BEGINNINGS) or not 0 <= length < 126:
+        if first not in (_CONTINUATIONS if pieces else _BEGINNINGS) or not 0 <= length < 126:
             break
-        start = position + FRAGMENT_HEADER
+        start = position + 6
         end = start + length
-        if end > size or length > room:
+        if end > size or fragments.size + length > max_message:
             break
-        fragments.append(apply_mask(data[start:end], data[start - 4 : start]))
-        room -= length
-        position = end
+        payload = apply_mask(data[start:end], data[start - 4 : start])
         if first == _LAST:
-            return position, True
-    return position, False
+            try:
+                return end, joined([*pieces, payload], text=fragments.text)
+            except UnicodeDecodeError:
+                break
+        pieces.append(payload)
+        fragments.size += length
+        position = end
+    return position, None
 
 
 def read_pong(data: bytes, position: int) -> bytes | None:

@@ -23,19 +23,18 @@ from actors.codes import CloseCode
 from actors.rates import TokenBucket
 from actors.transports.fastlane import (
     BINARY_HEADERS,
-    FRAGMENT_HEADER,
     PING_HEADER,
     PING_SIZE,
     TEXT_HEADERS,
     IncompleteFrame,
     close_frame,
     header_of,
-    joined,
     read_close,
     read_fragments,
     read_frames,
     read_pong,
 )
+from actors.transports.fragments import Fragments, joined
 from actors.transports.transport import Transport
 
 wire_logger = logging.getLogger("actors.wire")
@@ -55,9 +54,6 @@ _AT_EOF = StreamReader.at_eof.__code__
 
 class Receiver(Interface):
     """Who gets what happens on the WebSocket: the cell."""
-
-    def received(self, message: str | bytes) -> None:
-        """A whole data message came."""
 
     def received_many(self, messages: list[str | bytes], size: int) -> None:
         """Whole data messages came together, in frames of ``size`` bytes."""
@@ -99,15 +95,12 @@ class WebSocket:
         "_kept_from",
         "_max_fragments",
         "_max_message",
-        "_muted",
         "_paused",
-        "_ping",
         "_plain",
         "_protocol",
         "_reading",
         "_receiver",
         "_step",
-        "_text",
         "assembling_since",
         "last_message",
         "last_received",
@@ -149,29 +142,26 @@ class WebSocket:
         self.pings = 0
         self.round_trip: float | None = None
         """Seconds from the last answered ping to its pong."""
-        self._ping = b""
-        self._max_fragments = max_fragments
         self._control_rate = control_rate
         self._control_burst = control_burst
         self._control: TokenBucket | None = None
+        self._max_fragments = sys.maxsize if max_fragments is None else max_fragments
         self._max_message = sys.maxsize if max_message is None else max_message
         if protocol is not None:
             protocol.max_message_size = self._max_message
         self._plain = protocol is None or not protocol.extensions
         self._between_frames = self._plain  # the fast lane may read
         self._incomplete: IncompleteFrame | None = None
+        self._fragments: Fragments | None = None
         self._kept = b""  # what was read and not taken apart yet, from the next position on
         self._kept_from = 0
         self._step = STEP
         self._paused = False
         self._gave_way = False
         self._reading = False
-        self._fragments: list[bytes] = []
-        self._text = False
         self._finished = False  # the peer's Close or a failure was reported: frames mean nothing now
-        self._muted = False  # a Close frame of ours is out: nothing may follow it
         self.sent: tuple[int, str] | None = None
-        """Code and reason of our Close frame."""
+        """Code and reason of our Close frame, when it is out: nothing may follow it."""
         self.received: tuple[int, str] | None = None
         """Code and reason of the peer's Close frame; 1005 when it was empty."""
 
@@ -197,157 +187,13 @@ class WebSocket:
                     self.transport.gather()
             if incomplete is not None:
                 self._begin(incomplete)
-            if start < len(data) and self.ping_sent_at is not None and read_pong(data, start) == self._ping:
-                self._answered(self.ping_sent_at)
+            if start < len(data) and self.ping_sent_at is not None and self._answered(read_pong(data, start)):
                 start = len(data)
         if start < len(data):
             self._kept, self._kept_from = data, start
             self._read()
         if len(data) >= LARGE:
             receiver.hurry()
-
-    def _deliver(self, messages: list[str | bytes], size: int) -> None:
-        if messages:
-            self.last_message = self.last_received
-            self._receiver.received_many(messages, size)
-            if len(messages) > 1:
-                self.transport.gather()  # behind the receiver's turn: that is when the answers are there
-
-    def _read(self) -> None:
-        if self._reading:  # paused and resumed by the receiver: the loop below goes on
-            return
-        self._reading = True
-        turn = TURN
-        while self._kept and not self._paused and not self._gave_way:
-            if turn <= 0:
-                self._gave_way = True
-                self.transport.pause()
-                self._receiver.give_way()
-                break
-            kept, start = self._kept, self._kept_from
-            if self._between_frames and self._protocol is None and not self._finished:
-                close = read_close(kept, start)
-                if close is not None:
-                    self._peer_closed(*close)
-                    break
-            if self._between_frames:
-                messages, end, incomplete = read_frames(kept, self._max_message, start)
-                self._keep_from(end)
-                self._deliver(messages, end - start)
-                turn -= len(messages)
-                if incomplete is not None:
-                    self._begin(incomplete)
-                if end != start:
-                    continue
-            elif self._incomplete is not None:
-                self._go_on(self._incomplete)
-                continue
-            if self._finished:
-                self._kept = b""  # RFC 6455, section 7.1.7: nothing behind a failure or a Close is looked at
-                break
-            if self._plain and (fragments := self._read_fragments()):
-                turn -= fragments
-                continue
-            end = min(start + self._step, len(kept))
-            self._keep_from(end)
-            turn -= self._parse(kept if end - start == len(kept) else kept[start:end])
-        self._reading = False
-
-    def _begin(self, frame: IncompleteFrame) -> None:
-        self._between_frames = False
-        self._incomplete = frame
-        self.assembling_since = self.last_received
-
-    def _go_on(self, frame: IncompleteFrame) -> None:
-        self._keep_from(frame.take(self._kept, self._kept_from))
-        if frame.missing:
-            return
-        self._incomplete = None
-        self._between_frames = self._protocol is None or self._protocol.state is OPEN
-        message = frame.message()
-        if message is None:
-            self._kept, self._kept_from = frame.as_it_came() + self._kept[self._kept_from :], 0
-        else:
-            self.assembling_since = None
-            self._deliver([message], len(message))
-
-    def _read_fragments(self) -> int:
-        """Take small fragments where the protocol awaits a frame; gives how many."""
-        protocol, fragments, start = self._framing(), self._fragments, self._kept_from
-        if protocol.state is not OPEN or not _awaits_frame(protocol):
-            return 0
-        before, size = len(fragments), protocol.current_size or 0
-        most = sys.maxsize if self._max_fragments is None else self._max_fragments
-        end, ended = read_fragments(self._kept, start, fragments, self._max_message - size, most)
-        if not before and fragments:
-            self._text = self._kept[start] == Opcode.TEXT
-        message = joined(fragments, text=self._text) if ended else None
-        if ended and message is None:  # no text: the protocol gets the last one
-            end -= FRAGMENT_HEADER + len(fragments.pop())
-        taken = len(fragments) - before
-        if message is not None:
-            fragments.clear()
-            protocol.current_size = self.assembling_since = None
-        elif taken:
-            protocol.current_size = size + sum(map(len, fragments[before:]))
-        else:
-            return 0
-        self._keep_from(end)
-        self._find_place(protocol)
-        if message is not None:
-            self._deliver([message], len(message))
-        return taken
-
-    def _keep_from(self, position: int) -> None:
-        if position == len(self._kept):
-            self._kept = b""
-            position = 0
-        self._kept_from = position
-
-    def _framing(self) -> Protocol:
-        """The protocol; made here, it gets to know what the fast lane has sent."""
-        protocol = self._protocol
-        if protocol is None:
-            protocol = self._protocol = Protocol(SERVER, max_size=self._max_message, logger=wire_logger)
-            if self.sent is not None:
-                protocol.send_close(*self.sent)
-                protocol.data_to_send()
-        return protocol
-
-    def _peer_closed(self, payload: bytes, close: CloseFrame) -> None:
-        """The fast lane has read the peer's Close frame: answer it with its own (RFC 6455, section 5.5.1)."""
-        self.received = _pair(close)
-        if self.sent is None:
-            self.sent = self.received
-            self.transport.write(close_frame(payload))
-        self._muted = self._finished = True
-        self._between_frames = False
-        self._kept = b""  # as in ``_read``: nothing behind a Close is looked at
-        self._receiver.peer_closed()
-
-    def _parse(self, data: bytes) -> int:
-        """Let the protocol have ``data``; gives how many frames ended with it."""
-        protocol = self._framing()
-        protocol.receive_data(data)
-        frames = protocol.events_received()
-        self._step = STEP if frames else 4 * self._step
-        for frame in frames:
-            assert isinstance(frame, Frame), "the request was taken before the WebSocket was made"
-            if not self._finished:
-                self._frame(frame)
-        self._look(protocol)
-        self._find_place(protocol)
-        return len(frames)
-
-    def _find_place(self, protocol: Protocol) -> None:
-        """See whether the protocol stands between two frames, or since when a message is incomplete."""
-        if protocol.current_size is None and _awaits_frame(protocol):
-            self.assembling_since = None
-            self._between_frames = self._plain and protocol.state is OPEN
-        else:
-            self._between_frames = False
-            if self.assembling_since is None:
-                self.assembling_since = self.last_received
 
     def eof(self) -> None:
         """The peer ended its side without a Close frame, or after it."""
@@ -372,32 +218,187 @@ class WebSocket:
         """The transport has room."""
         self._receiver.writable()
 
+    # -- taking apart what was read ------------------------------------------------------------
+
+    def _read(self) -> None:
+        """Take apart what is kept, from its beginning on: the fast lane first, the protocol what is left."""
+        if self._reading:  # paused and resumed by the receiver: the loop below goes on
+            return
+        self._reading = True
+        turn = TURN
+        while self._kept and not self._paused and not self._gave_way:
+            if turn <= 0:
+                self._gave_way = True
+                self.transport.pause()
+                self._receiver.give_way()
+            elif self._incomplete is not None:
+                self._go_on(self._incomplete)
+            elif self._between_frames and (frames := self._read_frames()):
+                turn -= frames
+            elif self._finished:
+                self._kept = b""  # RFC 6455, section 7.1.7: nothing behind a failure or a Close is looked at
+            elif self._plain and (fragments := self._read_fragments()):
+                turn -= fragments
+            else:
+                turn -= self._parse()
+        self._reading = False
+
+    def _keep_from(self, position: int) -> None:
+        if position == len(self._kept):
+            self._kept = b""
+            position = 0
+        self._kept_from = position
+
+    def _read_frames(self) -> int:
+        """Take whole messages, or a Close frame; gives how many frames, one that is incomplete too."""
+        kept, start = self._kept, self._kept_from
+        if self._protocol is None and not self._finished and (close := read_close(kept, start)) is not None:
+            self._peer_closed(*close)
+            return 1
+        messages, end, incomplete = read_frames(kept, self._max_message, start)
+        self._keep_from(end)
+        if messages:
+            self._deliver(messages, end - start)
+        if incomplete is None:
+            return len(messages)
+        self._begin(incomplete)
+        return len(messages) + 1
+
+    def _begin(self, frame: IncompleteFrame) -> None:
+        self._between_frames = False
+        self._incomplete = frame
+        self.assembling_since = self.last_received
+
+    def _go_on(self, frame: IncompleteFrame) -> None:
+        self._keep_from(frame.take(self._kept, self._kept_from))
+        if frame.missing:
+            return
+        self._incomplete = None
+        self._between_frames = self._protocol is None or self._protocol.state is OPEN
+        try:
+            message = frame.message()
+        except UnicodeDecodeError:  # the protocol answers it
+            self._kept, self._kept_from = frame.as_it_came() + self._kept[self._kept_from :], 0
+        else:
+            self.assembling_since = None
+            self._deliver([message], len(message))
+
+    def _read_fragments(self) -> int:
+        """Take small fragments of one message where the protocol awaits a frame; gives how many."""
+        protocol, kept, start = self._framing(), self._kept, self._kept_from
+        if protocol.state is not OPEN or not _awaits_frame(protocol):
+            return 0
+        fragments = self._fragments or Fragments(text=kept[start] == Opcode.TEXT)
+        before = len(fragments.pieces)
+        end, message = read_fragments(kept, start, fragments, self._max_message, self._max_fragments)
+        if end == start:
+            return 0
+        self._keep_from(end)
+        if message is None:
+            self._fragments, protocol.current_size = fragments, fragments.size
+        else:
+            self._fragments = protocol.current_size = self.assembling_since = None
+            self._deliver([message], len(message))
+        self._find_place(protocol)
+        return len(fragments.pieces) - before + (message is not None)
+
+    def _peer_closed(self, payload: bytes, close: CloseFrame) -> None:
+        """The fast lane has read the peer's Close frame: answer it with its own (RFC 6455, section 5.5.1)."""
+        self.received = _pair(close)
+        if self.sent is None:
+            self.sent = self.received
+            self.transport.write(close_frame(payload))
+        self._finished = True
+        self._between_frames = False
+        self._kept = b""  # as in ``_read``: nothing behind a Close is looked at
+        self._receiver.peer_closed()
+
+    def _answered(self, pong: bytes | bytearray | memoryview | None) -> bool:
+        """Whether this is the payload of the pong that is missing; if so, it is no more."""
+        if self.ping_sent_at is None or pong != self.pings.to_bytes(PING_SIZE, "big"):
+            return False
+        self.round_trip = self.last_received - self.ping_sent_at
+        self.ping_sent_at = None
+        return True
+
+    def _deliver(self, messages: list[str | bytes], size: int) -> None:
+        self.last_message = self.last_received
+        self._receiver.received_many(messages, size)
+        if len(messages) > 1:
+            self.transport.gather()  # behind the receiver's turn: that is when the answers are there
+
+    # -- what the fast lane leaves to the protocol ---------------------------------------------
+
+    def _framing(self) -> Protocol:
+        """The protocol; made here, it gets to know what the fast lane has sent."""
+        protocol = self._protocol
+        if protocol is None:
+            protocol = self._protocol = Protocol(SERVER, max_size=self._max_message, logger=wire_logger)
+            if self.sent is not None:
+                protocol.send_close(*self.sent)
+                protocol.data_to_send()
+        return protocol
+
+    def _parse(self) -> int:
+        """Let the protocol have a step of what is kept; gives how many frames ended with it."""
+        protocol, kept, start = self._framing(), self._kept, self._kept_from
+        end = min(start + self._step, len(kept))
+        self._keep_from(end)
+        protocol.receive_data(kept[start:end])
+        frames = protocol.events_received()
+        self._step = STEP if frames else 4 * self._step
+        for frame in frames:
+            assert isinstance(frame, Frame), "the request was taken before the WebSocket was made"
+            if not self._finished:
+                self._frame(frame)
+        self._look(protocol)
+        self._find_place(protocol)
+        return len(frames)
+
+    def _find_place(self, protocol: Protocol) -> None:
+        """See whether the protocol stands between two frames, or since when a message is incomplete."""
+        if protocol.current_size is None and _awaits_frame(protocol):
+            self.assembling_since = None
+            self._between_frames = self._plain and protocol.state is OPEN
+        else:
+            self._between_frames = False
+            if self.assembling_since is None:
+                self.assembling_since = self.last_received
+
     def _frame(self, frame: Frame) -> None:
         opcode = frame.opcode
-        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
-            self._text = opcode is Opcode.TEXT
-            if frame.fin:
-                self._message(frame.data)
-            else:
-                self._fragment(frame)
-        elif opcode is Opcode.CONT:
+        if opcode is Opcode.CONT or not frame.fin:
             self._fragment(frame)
-            if frame.fin and not self._finished:
-                whole = b"".join(self._fragments)
-                self._fragments.clear()
-                self._message(whole)
-        elif opcode is not Opcode.CLOSE:
+        elif opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+            self._message([bytes(frame.data)], text=opcode is Opcode.TEXT)
+        elif opcode is not Opcode.CLOSE:  # which ``_look`` reports
             self._control_frame(frame)
 
     def _fragment(self, frame: Frame) -> None:
-        self._fragments.append(bytes(frame.data))
-        if self._max_fragments is not None and len(self._fragments) > self._max_fragments:
-            self._fragments.clear()
+        fragments = self._fragments or Fragments(text=frame.opcode is Opcode.TEXT)
+        self._fragments = None
+        if len(fragments.pieces) == self._max_fragments:
             self._fail(CloseCode.MESSAGE_TOO_BIG, f"more than {self._max_fragments} fragments")
+            return
+        fragments.pieces.append(bytes(frame.data))
+        if frame.fin:
+            self._message(fragments.pieces, text=fragments.text)
+        else:
+            fragments.size += len(frame.data)
+            self._fragments = fragments
+
+    def _message(self, pieces: list[bytes], *, text: bool) -> None:
+        self.assembling_since = None  # what comes behind it, with the same read perhaps, is another one
+        try:
+            message = joined(pieces, text=text)
+        except UnicodeDecodeError as error:
+            # RFC 6455, section 8.1; the code is section 7.4.1's.
+            self._fail(CloseCode.INVALID_DATA, f"invalid UTF-8 at position {error.start}")
+        else:
+            self._deliver([message], len(message))
 
     def _control_frame(self, frame: Frame) -> None:
-        if frame.opcode is Opcode.PONG and self.ping_sent_at is not None and frame.data == self._ping:
-            self._answered(self.ping_sent_at)
+        if frame.opcode is Opcode.PONG and self._answered(frame.data):
             return
         if self._control_rate is None:
             return
@@ -405,10 +406,6 @@ class WebSocket:
             self._control = TokenBucket(self._control_rate, self._control_burst, self.last_received)
         if not self._control.take(self.last_received):
             self._fail(CloseCode.POLICY_VIOLATION, "too many control frames")
-
-    def _answered(self, ping_sent_at: float) -> None:
-        self.round_trip = self.last_received - ping_sent_at
-        self.ping_sent_at = None
 
     def _fail(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455, section 7.1.7) for what the protocol does not know."""
@@ -418,23 +415,9 @@ class WebSocket:
             protocol.parser_exc = ProtocolError(reason)
             self._look(protocol)
 
-    def _message(self, payload: bytes | bytearray | memoryview) -> None:
-        self.last_message = self.last_received
-        self.assembling_since = None  # what comes behind it, with the same read perhaps, is another one
-        if not self._text:
-            self._receiver.received(bytes(payload))
-            return
-        try:
-            text = str(payload, "utf-8")
-        except UnicodeDecodeError as error:
-            # RFC 6455, section 8.1; the code is section 7.4.1's.
-            self._fail(CloseCode.INVALID_DATA, f"invalid UTF-8 at position {error.start}")
-        else:
-            self._receiver.received(text)
-
     def _look(self, protocol: Protocol) -> None:
         """Send what the protocol wants to send, and report the end of the conversation once."""
-        if not self._muted:
+        if self.sent is None:
             pong = b""
             for chunk in protocol.data_to_send():
                 if chunk[:1] == _PONG:
@@ -447,7 +430,6 @@ class WebSocket:
         else:
             protocol.data_to_send()
         if protocol.state is not OPEN:
-            self._muted = True
             self.sent, self.received = _pair(protocol.close_sent), _pair(protocol.close_rcvd)
             if self._finished:
                 return
@@ -517,19 +499,17 @@ class WebSocket:
 
     def ping(self) -> None:
         """Send a ping with a payload of its own, so that its pong is known (RFC 6455, section 5.5.2)."""
-        if self._muted:
+        if self.sent is not None:
             return
         self.pings += 1
-        self._ping = self.pings.to_bytes(PING_SIZE, "big")
         self.ping_sent_at = self._clock()
-        self.transport.write(PING_HEADER + self._ping)
+        self.transport.write(PING_HEADER + self.pings.to_bytes(PING_SIZE, "big"))
 
     def send_close(self, code: int, reason: str) -> None:
         """Queue our Close frame; the caller makes sure that none is out."""
         protocol = self._protocol
         if protocol is None:
             self.sent = int(code), reason
-            self._muted = True
             self.transport.write(close_frame(code.to_bytes(2, "big") + reason.encode()))
         else:
             self._between_frames = False

@@ -98,6 +98,8 @@ def run(
         state: tuple[object, ...] = (OPEN if websocket.sent is None else CLOSING, b"", None)
     else:
         state = needed.state, bytes(needed.reader.buffer), needed.current_size
+    if websocket._fragments is not None and state[0] is OPEN:
+        assert websocket._fragments.size == sum(map(len, websocket._fragments.pieces)) == state[2]
     if incomplete is not None:  # of which the protocol would have taken the header
         state = state[0], incomplete.as_it_came()[len(incomplete._header) :], None
     state += websocket.assembling_since, websocket.ping_sent_at, websocket.round_trip
