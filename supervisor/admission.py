@@ -166,7 +166,6 @@ class Gate:
         )
         self._counted_as = lru_cache(maxsize=1024)(self._find_counted_as)
         self._addresses: dict[str, _Address] = {}
-        self._first_spare = 0
         self._keys: Counter[Hashable] = Counter()
         self._forget_at = MAX_ADDRESSES
         self._count = 0
@@ -197,7 +196,7 @@ class Gate:
         ticket = Ticket(self._counted_as(peer.rpartition(":")[0]))
         self._enter(ticket)
         refused = None
-        if descriptor is not None and self._is_spare(descriptor):
+        if descriptor is not None and descriptor >= descriptor_limit() - SPARE_DESCRIPTORS:
             self._warn("the process has almost no descriptors left: refusing connections with 503")
             refused = self._refuse("descriptors", 503, "the server has no room")
         elif self._limit is not None and self._count > self._limit:
@@ -209,12 +208,6 @@ class Gate:
             ticket.refused = True
             self._refused_now += 1
         return ticket, refused
-
-    def _is_spare(self, descriptor: int) -> bool:
-        """Whether ``descriptor`` is one of those that are kept; looks at the limit only when it seems so."""
-        if descriptor >= self._first_spare:
-            self._first_spare = descriptor_limit() - SPARE_DESCRIPTORS
-        return descriptor >= self._first_spare
 
     def client_of(self, peer: str, headers: Headers) -> str:
         """The address of the client: the peer's, or what trusted proxies say."""
