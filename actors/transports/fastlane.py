@@ -48,6 +48,8 @@ _HEADER_16 = Struct("!BBH").pack
 _HEADER_64 = Struct("!BBQ").pack
 BATCH = 32
 """Messages that are read at once: whoever gets them may want no more."""
+_ROWS = tuple(Struct(f"2s4s{length}s").iter_unpack for length in range(126))
+"""By the length of a small payload: takes frames of one size apart, into header, key and payload."""
 _WITHOUT_COPY = 4096
 """Bytes from which a view of a payload is cheaper than a copy of it."""
 
@@ -128,8 +130,35 @@ def read_frames(
                 messages.append(payload.decode())
             except UnicodeDecodeError:
                 break
+        if end < size and len(messages) == 1 and start - position == 6 and size - end >= 4 * (end - position):
+            end = _read_row(data, end, data[position : position + 2], messages)
         position = end
     return messages, position, incomplete
+
+
+def _read_row(data: bytes, position: int, header: bytes, messages: list[str | bytes]) -> int:
+    """Add the messages of the small frames in a row that begin with ``header``: many cost half as much.
+
+    Give where what is left begins.
+    """
+    if data[position : position + 2] != header:
+        return position
+    size = 6 + header[1] - _MASKED
+    frames = min(BATCH - len(messages), (len(data) - position) // size)
+    row = memoryview(data)[position : position + frames * size]
+    text = header[0] == _TEXT
+    for begin, key, payload in _ROWS[size - 6](row):
+        if begin != header:
+            break
+        payload = apply_mask(payload, key)
+        if text:
+            try:
+                payload = payload.decode()
+            except UnicodeDecodeError:
+                break
+        messages.append(payload)
+        position += size
+    return position
 
 
 def read_fragments(

@@ -16,7 +16,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import CLOSING, OPEN
 from websockets.server import ServerProtocol
 
-from actors.transports.fastlane import PING_SIZE, header_of, read_frames
+from actors.transports.fastlane import BATCH, PING_SIZE, header_of, read_frames
 from actors.transports.memory import MemoryTransport
 from actors.transports.websocket import WebSocket, frame_of
 
@@ -112,6 +112,14 @@ def masked(opcode: Opcode, payload: bytes, **bits: bool) -> bytes:
     return Frame(opcode, payload, **bits).serialize(mask=True)
 
 
+def in_a_row(opcode: Opcode, length: int, count: int, broken: int) -> bytes:
+    """Frames of one length; in one of them, if there are so many, is no UTF-8."""
+    texts = [str(number).zfill(length)[:length].encode() for number in range(count)]
+    return b"".join(
+        masked(opcode, b"\xff" * length if number == broken else text) for number, text in enumerate(texts)
+    )
+
+
 payloads = st.one_of(
     st.binary(max_size=20),
     st.text(max_size=20).map(str.encode),
@@ -120,6 +128,13 @@ payloads = st.one_of(
 data_frames = st.builds(masked, st.sampled_from([Opcode.TEXT, Opcode.BINARY]), payloads)
 fragments = st.builds(
     masked, st.sampled_from([Opcode.TEXT, Opcode.BINARY, Opcode.CONT]), payloads, fin=st.booleans()
+)
+rows = st.builds(
+    in_a_row,
+    st.sampled_from([Opcode.TEXT, Opcode.BINARY]),
+    st.one_of(st.integers(0, 4), st.integers(124, 127)),
+    st.integers(2, 2 * BATCH + 2),
+    st.integers(0, 100),
 )
 controls = st.builds(masked, st.sampled_from([Opcode.PING, Opcode.PONG]), st.binary(max_size=125))
 answers = st.just(masked(Opcode.PONG, (1).to_bytes(PING_SIZE, "big")))
@@ -165,6 +180,23 @@ def test_both_lanes_agree_on_any_bytes_in_any_split(
     fast = run(chunks, fast=True, made_already=made_already, close_at=close_at, eof=eof)
 
     assert fast == run(chunks, fast=False, close_at=close_at, eof=eof)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(rows, max_size=3).map(b"".join),
+    st.lists(st.integers(min_value=0), max_size=8),
+    st.integers(-1, 8),
+    st.booleans(),
+)
+def test_both_lanes_agree_on_frames_of_one_length_in_any_split(
+    stream: bytes, cuts: list[int], close_at: int, made_already: bool
+) -> None:
+    chunks = split(stream, cuts)
+
+    fast = run(chunks, fast=True, made_already=made_already, close_at=close_at)
+
+    assert fast == run(chunks, fast=False, close_at=close_at)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x03\xe8", b"\x0f\xa1" + b"x" * 123])
@@ -247,6 +279,30 @@ def test_whole_frames_of_every_length_are_read(length: int) -> None:
     assert messages == [bytes(length)] * 2
     assert position == 2 * len(frame)
     assert incomplete is None, "the header has not come whole"
+
+
+@pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
+@pytest.mark.parametrize("length", [0, 1, 64, 125, 126])
+@pytest.mark.parametrize("count", [2, BATCH - 1, BATCH, BATCH + 1])
+@pytest.mark.parametrize(
+    "behind", [b"", b"\x81", masked(Opcode.BINARY, b"another"), masked(Opcode.PING, b"")]
+)
+def test_frames_of_one_length_in_a_row_are_read_as_any_others(
+    opcode: Opcode, length: int, count: int, behind: bytes
+) -> None:
+    row = in_a_row(opcode, length, count, -1)
+    size = len(row) // count
+    alone: list[str | bytes] = []
+    for start in range(0, len(row), size):
+        alone += read_frames(row[start : start + size], 1000)[0]
+
+    messages, end, incomplete = read_frames(row + behind, 1000)
+
+    another = [b"another"] if len(behind) > 6 and count < BATCH else []
+    assert messages == alone[:BATCH] + another
+    assert end == min(count, BATCH) * size + (len(behind) if another else 0)
+    assert incomplete is None
+    assert read_frames(row[: size + size // 2], 1000)[0] == alone[:1]
 
 
 @pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
