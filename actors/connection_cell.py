@@ -201,45 +201,45 @@ class ConnectionCell(Cell):
         actor, mailbox, hook, clock = self.actor, self.mailbox, self.hook, self.runtime.clock
         assert actor is not None, "a cell without an actor has no loop"
         websocket, transport = self.websocket, self.websocket.transport
-        turn, half = TURN, mailbox.half
-        while True:
-            for _ in range(turn):
-                if hook.interrupted:
-                    return
-                if mailbox.control or mailbox.told_messages:
-                    message = mailbox.pop()
-                    if message is STOP:
-                        return
-                    if type(message) not in _FROM_WIRE:
-                        await self.dispatch(message)
-                        continue
-                elif mailbox.data:
-                    message = mailbox.data.popleft()
-                else:
-                    await self._parker.park()
-                    turn = TURN
-                    break
-                if self._paused and len(mailbox.data) - mailbox.told_messages <= half and mailbox.may_resume:
-                    self._paused = False
-                    self._apply_reading()
-                if not self._raw and (message := self._decode(message)) is _REFUSED:
-                    continue
-                hook.since = websocket.last_message if transport.gathering else clock()
-                try:
-                    result: Any = actor.on_message(message)
-                    if type(result) is CoroutineType:
-                        await result
-                except BaseException as error:
-                    if not self.harmless(error):
-                        self.dead_letter(message, "crashed")
-                    self.hook_failed(error)
-                finally:
-                    hook.since = None
-            else:
+        left, half = TURN, mailbox.half
+        while not hook.interrupted:
+            if not left:
+                left = TURN
                 if len(mailbox):
                     began = clock()
                     await checkpoint()
-                    turn = TURN if clock() - began < CROWD else SHORT_TURN
+                    left = TURN if clock() - began < CROWD else SHORT_TURN
+                continue
+            left -= 1
+            if mailbox.control or mailbox.told_messages:
+                message = mailbox.pop()
+                if message is STOP:
+                    return
+                if type(message) not in _FROM_WIRE:
+                    await self.dispatch(message)
+                    continue
+            elif mailbox.data:
+                message = mailbox.data.popleft()
+            else:
+                await self._parker.park()
+                left = TURN
+                continue
+            if self._paused and len(mailbox.data) - mailbox.told_messages <= half and mailbox.may_resume:
+                self._paused = False
+                self._apply_reading()
+            if not self._raw and (message := self._decode(message)) is _REFUSED:
+                continue
+            hook.since = websocket.last_message if transport.gathering else clock()
+            try:
+                result: Any = actor.on_message(message)
+                if type(result) is CoroutineType:
+                    await result
+            except BaseException as error:
+                if not self.harmless(error):
+                    self.dead_letter(message, "crashed")
+                self.hook_failed(error)
+            finally:
+                hook.since = None
 
     async def dispatch(self, message: Any) -> None:
         if type(message) is _DrainMarker:
