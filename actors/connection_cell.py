@@ -149,15 +149,14 @@ class ConnectionCell(Cell):
 
     # -- messages ------------------------------------------------------------------------------
 
-    def received(self, message: str | bytes) -> None:
-        """Queue a message of the peer; one that comes after the begin of a close is only counted."""
-        self.received_many([message], len(message))
-
     def received_many(self, messages: list[str | bytes], size: int) -> None:
-        """Queue messages of the peer that came together in frames of ``size`` bytes."""
+        """Queue messages of the peer that came together in frames of ``size`` bytes.
+
+        Those that come after the begin of a close are only counted.
+        """
         if self._rate is not None and len(messages) > 1:  # each one may be the one that closes
             for message in messages:
-                self.received(message)
+                self.received_many([message], len(message))
             return
         mailbox = self.mailbox
         if not mailbox.open:

@@ -56,6 +56,7 @@ class AsyncioParker:
         self._hurried = False
 
     def park(self) -> Awaitable[None]:
+        assert self._future is None or self._future.done(), "a parker holds one task at a time"
         self._future = future = _Interruption(self._loop) if self._hurried else self._loop.create_future()
         return future
 

@@ -213,8 +213,8 @@ class AsyncioTransport(asyncio.Protocol):
         if self._gathering:
             self._out.append(data)
             self._pending += len(data)
-            if self._pending > self.high_water:
-                self._flush()  # so that the event loop can say that the peer does not keep up
+            if self._pending > self.high_water or (self._allowance < 0 and not self.congested):
+                self._flush()  # the event loop may say that the peer does not keep up, or it is others' turn
         elif self._at_once is not None:
             self._at_once(data)
             if self._allowance < 0 and not self.congested:

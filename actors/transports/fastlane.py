@@ -143,11 +143,12 @@ def _read_row(data: bytes, position: int, header: bytes, messages: list[str | by
     """
     if data[position : position + 2] != header:
         return position
-    size = 6 + header[1] - _MASKED
+    length = header[1] - _MASKED
+    size = 6 + length
     frames = min(BATCH - len(messages), (len(data) - position) // size)
     row = memoryview(data)[position : position + frames * size]
     text = header[0] == _TEXT
-    for begin, key, payload in _ROWS[size - 6](row):
+    for begin, key, payload in _ROWS[length](row):
         if begin != header:
             break
         payload = apply_mask(payload, key)
