@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 from types import CoroutineType
@@ -62,6 +63,26 @@ class CellState(Enum):
     STOPPED = auto()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellOptions:
+    """What whoever makes a cell decides; for many cells alike it is made once."""
+
+    bounds: Bounds = DEFAULT_BOUNDS
+    overflow: Overflow = Overflow.RAISE
+    teardown: float | None = 5.0
+    """Seconds that a running hook, and each step of the teardown, may take; ``None``: any time."""
+    on_crash: Callable[[Cell, BaseException], Reaction] | None = None
+    """Says what is done about a crash; without it the actor ends."""
+    restart_delay: Callable[[Cell], float] | None = None
+    """Seconds to wait before the next incarnation."""
+    on_started: Callable[[Cell], None] | None = None
+    """Called when the first hook has run."""
+    on_exit: Callable[[Cell], None] | None = None
+    """Called at the end of the teardown."""
+
+
+USUAL = CellOptions()
+
 # A member of an enum that is looked up in its class costs as much as a call.
 STARTING, RUNNING, STOPPING, TEARING_DOWN, STOPPED = CellState
 ALIVE = (STARTING, RUNNING)
@@ -78,15 +99,10 @@ class Cell:
         "_incarnation",
         "_last_hook",
         "_make",
-        "_on_crash",
-        "_on_exit",
-        "_on_started",
-        "_overflow",
+        "_options",
         "_parker",
         "_ref",
-        "_restart_delay",
         "_restarting",
-        "_teardown",
         "_when_stopped",
         "actor",
         "error",
@@ -109,17 +125,11 @@ class Cell:
         make: Callable[[], Actor],
         *,
         id: str,
-        bounds: Bounds = DEFAULT_BOUNDS,
-        overflow: Overflow = Overflow.RAISE,
-        teardown: float | None = 5.0,
-        on_crash: Callable[[Cell, BaseException], Reaction] | None = None,
-        restart_delay: Callable[[Cell], float] | None = None,
-        on_started: Callable[[Cell], None] | None = None,
-        on_exit: Callable[[Cell], None] | None = None,
+        options: CellOptions = USUAL,
     ) -> None:
         self.runtime = runtime
         self.id = id
-        self.mailbox = Mailbox(bounds)
+        self.mailbox = Mailbox(options.bounds)
         self.state = STARTING
         self.actor: Actor | None = None
         """The instance at work; ``None`` again at the end, when it is its owners' alone."""
@@ -129,24 +139,20 @@ class Cell:
         self.exit_reason = ExitReason.NORMAL
         self.error: BaseException | None = None
         self.hook = RunningHook(runtime)
-        self.leaks: list[str] = []
+        # What stays empty in most actors is a tuple: an empty list takes as much as nine of these fields.
+        self.leaks: tuple[str, ...] = ()
         self.torn_down_at: tuple[float, float] | None = None
         self.monitors: Monitors | None = None
         self._incarnation: Incarnation | None = None  # most actors need none
         self._ref: weakref.ref[ActorRef] | None = None
         self._make = make
-        self._overflow = overflow
-        self._teardown = teardown
-        self._on_crash = on_crash
-        self._on_exit = on_exit
-        self._on_started = on_started
-        self._restart_delay = restart_delay
+        self._options = options
         self._restarting = False
         self._crash: BaseException | None = None  # what the next incarnation is for
         self._last_hook: anyio.CancelScope | None = None  # of the hook of the end, while it runs
         self._asked: Asked | None = None  # what the running hook is to answer
         self._parker = runtime.backend.parker()
-        self._when_stopped: list[Callable[[], None]] = []
+        self._when_stopped: tuple[Callable[[], None], ...] = ()
 
     @property
     def ref(self) -> ActorRef:
@@ -240,8 +246,8 @@ class Cell:
         if self._crash is None and self.restartable:
             if error is not None:
                 monitors.restarted(self, error)
-            elif self._on_started is not None:
-                self._on_started(self)
+            elif self._options.on_started is not None:
+                self._options.on_started(self)
 
     def _comes_too_late(self) -> bool:
         """Whether the actor was ended before its first step, and there is nothing for it to do."""
@@ -277,10 +283,10 @@ class Cell:
     async def _end_life(self) -> bool:
         """End the incarnation that crashed, wait for the next one's time; tell whether it comes."""
         self.incarnation.cancel_timers()
-        self.leaks += await self.incarnation.end_tasks(self._teardown)
+        self.leaks += await self.incarnation.end_tasks(self._options.teardown)
         await self._run_hook_of_end()
-        self.leaks += await self.incarnation.release(self._teardown)
-        delay = 0.0 if self._restart_delay is None else self._restart_delay(self)
+        self.leaks += await self.incarnation.release(self._options.teardown)
+        delay = 0.0 if self._options.restart_delay is None else self._options.restart_delay(self)
         await self.runtime.wait(self._parker, lambda: not self.restartable, delay)
         if not self.restartable:
             return False
@@ -360,7 +366,7 @@ class Cell:
         """Do about ``error`` what whoever made the cell decides; while the actor ends, only tell."""
         if self.harmless(error):
             return
-        reaction = Reaction.STOP if self._on_crash is None else self._on_crash(self, error)
+        reaction = Reaction.STOP if self._options.on_crash is None else self._options.on_crash(self, error)
         if self.error is not None or self._crash is not None:
             return
         if reaction is Reaction.RESTART and self.goes_on and self.restartable:
@@ -402,7 +408,7 @@ class Cell:
         self._clear()
         self.mailbox.put_control(STOP)
         self._parker.wake()
-        self.hook.end_within(self._teardown, self._abandon_hook)
+        self.hook.end_within(self._options.teardown, self._abandon_hook)
 
     def _clear(self) -> None:
         """Make dead letters of what is queued; an ask fails now, not after the running hook."""
@@ -412,7 +418,7 @@ class Cell:
     def kill(self, error: BaseException | None = None) -> None:
         """Cancel the running hook now, because of ``error``; it has the teardown timeout to end."""
         if self.hook.since is not None:
-            self.hook.cancel(self._teardown, partial(self._abandon_hook, error))
+            self.hook.cancel(self._options.teardown, partial(self._abandon_hook, error))
         elif self._last_hook is not None:
             self._last_hook.cancel()
 
@@ -421,7 +427,7 @@ class Cell:
         if self.hook.since is None or self.hook.task is None:
             return
         if self.state is STOPPING:
-            self.leaks.append(f"a hook of {self.kind}")
+            self.leaks += (f"a hook of {self.kind}",)
             self.hook.task = None
             if self._asked is not None:
                 self._asked.fail(ActorStopped(f"{self.ref!r} has ended while it handled the message"))
@@ -441,10 +447,10 @@ class Cell:
         self.hook.stop_timer()
         if self._incarnation is not None:
             self._incarnation.cancel_timers()
-            self.leaks += await self._incarnation.end_tasks(self._teardown)
+            self.leaks += await self._incarnation.end_tasks(self._options.teardown)
         await self._run_last_hook()
         if self._incarnation is not None:
-            self.leaks += await self._incarnation.release(self._teardown)
+            self.leaks += await self._incarnation.release(self._options.teardown)
         self.torn_down_at = (began, self.runtime.clock())
         self._finish()
 
@@ -478,9 +484,9 @@ class Cell:
                 parker.wake()
 
         self.runtime.spawn(run, name=f"{hook.__name__} of {self.id}")
-        if not await self.runtime.wait(parker, lambda: hook_ended, self._teardown):
+        if not await self.runtime.wait(parker, lambda: hook_ended, self._options.teardown):
             scope.cancel()
-            self.leaks.append(f"{hook.__name__} of {self.kind}")
+            self.leaks += (f"{hook.__name__} of {self.kind}",)
             await self.runtime.wait(parker, lambda: hook_ended, ABANDON_AFTER)
         self._last_hook = None
         self.hook.task = None
@@ -489,12 +495,13 @@ class Cell:
         self.state = STOPPED
         self._clear()
         self.mailbox.control.clear()
-        monitors.stopped(self)
-        if self._on_exit is not None:
-            self._on_exit(self)
-        for call in self._when_stopped:
+        if self.monitors is not None:
+            monitors.stopped(self, self.monitors)
+        if self._options.on_exit is not None:
+            self._options.on_exit(self)
+        calls, self._when_stopped = self._when_stopped, ()
+        for call in calls:
             call()
-        self._when_stopped.clear()
         # Refs, reports and the actor may be kept for ever; what would make a cycle of them is let go.
         self.actor = self._incarnation = None
 
@@ -511,16 +518,15 @@ class Cell:
         if self.stopped:
             waiter.wake()
         else:
-            self._when_stopped.append(waiter.wake)
+            self._when_stopped += (waiter.wake,)
 
     def _forget(self, waiter: Waiter) -> None:
-        if waiter.wake in self._when_stopped:
-            self._when_stopped.remove(waiter.wake)
+        self._when_stopped = tuple(call for call in self._when_stopped if call != waiter.wake)
 
     def when_stopped(self, call: Callable[[], None]) -> None:
         """Call ``call`` at the end of the teardown; not at all when that is over already."""
         if not self.stopped:
-            self._when_stopped.append(call)
+            self._when_stopped += (call,)
 
     # -- the mailbox ---------------------------------------------------------------------------
 
@@ -532,8 +538,8 @@ class Cell:
 
     def put_told(self, told: Told) -> None:
         """Put a told or asked message into the data lane; raises ``MailboxFull``."""
-        admission = self.mailbox.put_told(told)
-        if admission is Admission.FULL and self._overflow is Overflow.DROP_OLD:
+        admission, overflow = self.mailbox.put_told(told), self._options.overflow
+        if admission is Admission.FULL and overflow is Overflow.DROP_OLD:
             while admission is Admission.FULL and (oldest := self.mailbox.drop_oldest_told()) is not None:
                 self.dead_letter(oldest, "overflow")
                 admission = self.mailbox.put_told(told)
@@ -541,11 +547,11 @@ class Cell:
             self._parker.wake()
         elif admission is Admission.SHUT:
             self.dead_letter(told, "stopped")
-        elif self._overflow is Overflow.RAISE:
+        elif overflow is Overflow.RAISE:
             raise MailboxFull(f"{self.ref!r}: the mailbox holds {self.mailbox.told_messages} told messages")
         else:
             self.dead_letter(told, "overflow")
-            if self._overflow is Overflow.CLOSE:
+            if overflow is Overflow.CLOSE:
                 self.exit_with(ExitReason.OVERLOAD)
 
     def put_told_or_drop(self, told: Told) -> None:

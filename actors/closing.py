@@ -104,8 +104,4 @@ TABLE: dict[tuple[ClosingState, Signal], tuple[ClosingState, tuple[Action, ...]]
     (_S.CLOSED, _G.END): (_S.CLOSED, ()),
     (_S.CLOSED, _G.DEADLINE): (_S.CLOSED, ()),
 }
-
-
-def step(state: ClosingState, signal: Signal) -> tuple[ClosingState, tuple[Action, ...]]:
-    """Give the next state and what is to be done, in order."""
-    return TABLE[state, signal]
+"""The next state, and what is to be done, in order."""

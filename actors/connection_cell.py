@@ -12,19 +12,19 @@ side goes ahead of it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import CoroutineType
 from typing import Any
 
 from anyio.lowlevel import checkpoint
 
-from actors.cell import ALIVE, STOP, TURN, Cell, CellState, Reaction, reason_of
-from actors.closing import Action, ClosingState, Signal, step
+from actors.cell import ALIVE, STOP, TURN, Cell, CellOptions, CellState, reason_of
+from actors.closing import TABLE, Action, ClosingState, Signal
 from actors.codecs import Codec, RawCodec
 from actors.codes import CloseCode, fit_reason
 from actors.connection import ConnectionActor
 from actors.errors import ActorMisuse, ActorStopped, ConnectionClosing, PayloadRefused
-from actors.mailbox import DEFAULT_BOUNDS, Bounds, Marker, Overflow
+from actors.mailbox import Marker
 from actors.messages import Close, CloseReport, ExitReason, Initiator
 from actors.rates import InboundRate
 from actors.ref import Closing
@@ -50,6 +50,22 @@ class _DrainMarker(Marker):
     __slots__ = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionOptions(CellOptions):
+    """What whoever makes the cell of a connection decides."""
+
+    close: float | None = 10.0
+    """Seconds that the whole closing handshake may take; ``None``: any time."""
+    send_limit: int | None = None
+    """Bytes that may wait for the peer to read."""
+    message_rate: float | None = None
+    """Messages a second that the peer may send on average, and ``message_burst`` of them at once."""
+    message_burst: int = 200
+
+
+USUAL_CONNECTION = ConnectionOptions()
+
+
 class ConnectionCell(Cell):
     """Runs one connection actor on one WebSocket; the WebSocket's receiver."""
 
@@ -58,7 +74,6 @@ class ConnectionCell(Cell):
         "_between_lives",
         "_close",
         "_close_deadline",
-        "_close_timeout",
         "_grace_deadline",
         "_initiator",
         "_late",
@@ -82,6 +97,7 @@ class ConnectionCell(Cell):
         "websocket",
     )
 
+    _options: ConnectionOptions
     actor: ConnectionActor | None
     websocket: WebSocket
 
@@ -93,28 +109,9 @@ class ConnectionCell(Cell):
         id: str,
         request: Request,
         codec: Codec,
-        bounds: Bounds = DEFAULT_BOUNDS,
-        overflow: Overflow = Overflow.RAISE,
-        close: float | None = 10.0,
-        send_limit: int | None = None,
-        teardown: float | None = 5.0,
-        on_crash: Callable[[Cell, BaseException], Reaction] | None = None,
-        restart_delay: Callable[[Cell], float] | None = None,
-        on_exit: Callable[[Cell], None] | None = None,
-        message_rate: float | None = None,
-        message_burst: int = 200,
+        options: ConnectionOptions = USUAL_CONNECTION,
     ) -> None:
-        super().__init__(
-            runtime,
-            make,
-            id=id,
-            bounds=bounds,
-            overflow=overflow,
-            teardown=teardown,
-            on_crash=on_crash,
-            restart_delay=restart_delay,
-            on_exit=on_exit,
-        )
+        super().__init__(runtime, make, id=id, options=options)
         self.request = request
         self.messages_in = 0
         self.messages_out = 0
@@ -132,11 +129,9 @@ class ConnectionCell(Cell):
         self.closing = False
         """Whether a Close frame is out, or the stream has ended; kept beside the state for the hot path."""
         self._close: Close | None = None
-        self._close_timeout = close
-        self._send_limit = send_limit
-        self._rate = (
-            None if message_rate is None else InboundRate(message_rate, message_burst, runtime.clock())
-        )
+        self._send_limit = options.send_limit
+        rate = options.message_rate
+        self._rate = None if rate is None else InboundRate(rate, options.message_burst, runtime.clock())
         self._close_deadline: Timer | None = None
         self._grace_deadline: Timer | None = None
         self._initiator = Initiator.LOCAL
@@ -144,8 +139,8 @@ class ConnectionCell(Cell):
         self._late = 0
         self._paused = False
         self._between_lives = False
-        self._writers: list[Parker] = []
-        self._wire_waiters: list[Waiter] = []
+        self._writers: tuple[Parker, ...] = ()
+        self._wire_waiters: tuple[Waiter, ...] = ()
 
     # -- messages ------------------------------------------------------------------------------
 
@@ -303,13 +298,13 @@ class ConnectionCell(Cell):
         """Wait until the write buffer is below its high water mark, or the connection closes."""
         transport = self.websocket.transport
         parker = self.runtime.backend.parker()
-        self._writers.append(parker)
+        self._writers += (parker,)
         self._note_congestion()
         try:
             while transport.congested and not self.closing:
                 await parker.park()
         finally:
-            self._writers.remove(parker)
+            self._writers = tuple(other for other in self._writers if other is not parker)
 
     def writable(self) -> None:
         """Let the waiting senders go on, or wait for the next time when others were faster."""
@@ -423,7 +418,7 @@ class ConnectionCell(Cell):
 
     def _signal(self, signal: Signal) -> None:
         """Ask the table, and do what it says."""
-        self._state, actions = step(self._state, signal)
+        self._state, actions = TABLE[self._state, signal]
         for action in actions:
             self.closing = True
             _DO[action](self)
@@ -436,14 +431,15 @@ class ConnectionCell(Cell):
         self._clear()
 
     def _start_deadline(self) -> None:
-        if self._close_timeout is None:
+        timeout = self._options.close
+        if timeout is None:
             return
         timers, timer = self.runtime.timers, self.timer
         if timer is None:
-            timer = timers.after(self._close_timeout, self._deadline)
+            timer = timers.after(timeout, self._deadline)
         else:
             self.on_congested = None
-            timers.pass_on(timer, self.runtime.clock() + self._close_timeout, self._deadline)
+            timers.pass_on(timer, self.runtime.clock() + timeout, self._deadline)
         self._close_deadline = timer
 
     def _end_tcp(self) -> None:
@@ -489,9 +485,9 @@ class ConnectionCell(Cell):
 
     def _wire_ended(self) -> None:
         self.ended_at = self.runtime.clock()
-        for waiter in self._wire_waiters:
+        waiters, self._wire_waiters = self._wire_waiters, ()
+        for waiter in waiters:
             waiter.wake()
-        self._wire_waiters.clear()
         self.writable()
         if self._initiator is Initiator.LOCAL or self.error is not None:
             if self._close_deadline is not None:
@@ -550,7 +546,7 @@ class ConnectionCell(Cell):
                     "await it in the actor's own hooks"
                 )
             waiter = Waiter()
-            self._wire_waiters.append(waiter)
+            self._wire_waiters += (waiter,)
             await waiter.wait()
         report = self.report
         if report is None:

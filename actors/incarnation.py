@@ -134,13 +134,13 @@ class Incarnation:
             self._tasks.discard(own)
             self._parker.wake()
 
-    async def end_tasks(self, timeout: float | None) -> list[str]:
+    async def end_tasks(self, timeout: float | None) -> tuple[str, ...]:
         """Cancel the tasks and wait for their end; give the names of those still there."""
         self.ended = True
         for own in self._tasks:
             own.cancel()
         await self._cell.runtime.wait(self._parker, lambda: not self._tasks, timeout)
-        return sorted(own.name for own in self._tasks)
+        return tuple(sorted(own.name for own in self._tasks))
 
     # -- resources -----------------------------------------------------------------------------
 
@@ -206,12 +206,12 @@ class Incarnation:
         while not resource.released:
             await resource.parker.park()
 
-    async def release(self, timeout: float | None) -> list[str]:
+    async def release(self, timeout: float | None) -> tuple[str, ...]:
         """Leave the resources in reverse order; give the names of those that would not end."""
         runtime = self._cell.runtime
         deadline = math.inf if timeout is None else runtime.clock() + timeout
         least = 0.0 if timeout is None else min(timeout, ABANDON_AFTER)
-        leaked = []
+        leaked: tuple[str, ...] = ()
         while self._resources:
             resource = self._resources.pop()
             resource.released = True
@@ -219,7 +219,7 @@ class Incarnation:
             left = max(least, deadline - runtime.clock())  # one that hung costs the others no cancellation
             if not await runtime.wait(self._parker, lambda r=resource: r.closed, left):  # type: ignore[misc]  # the loop variable bound early
                 resource.scope.cancel()
-                leaked.append(resource.name)
+                leaked += (resource.name,)
                 await runtime.wait(self._parker, lambda r=resource: r.closed, ABANDON_AFTER)  # type: ignore[misc]  # as above
         return leaked
 

@@ -121,12 +121,13 @@ class Mailbox:
     def put_inbound(self, messages: Collection[str | bytes], size: int) -> bool:
         """Add messages from the wire, of ``size`` or less together; tell whether there is room for more."""
         data, bounds = self.data, self._bounds
-        if not data:
-            self._bytes_put = 0
+        if data:
+            self._bytes_put += size
+        else:
+            self._bytes_put = size
             if data is _UNUSED:
                 data = self.data = deque()
         data.extend(messages)
-        self._bytes_put += size
         return len(data) - self.told_messages < bounds.inbound_messages and (
             self._bytes_put < bounds.inbound_bytes or self._holds_less(bounds.inbound_bytes)
         )

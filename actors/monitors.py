@@ -57,11 +57,9 @@ def restarted(cell: Cell, error: BaseException) -> None:
         _tell(cell.monitors, Restarted(cell.ref, cell.incarnation_number, error))
 
 
-def stopped(cell: Cell) -> None:
+def stopped(cell: Cell, monitors: Monitors) -> None:
     """``cell`` has ended: its monitors get their Down, and those it monitored need not tell it."""
-    monitors, cell.monitors = cell.monitors, None
-    if monitors is None:
-        return
+    cell.monitors = None
     if monitors.by:
         _tell(monitors, _down(cell))
     for monitored in monitors.of:

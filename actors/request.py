@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, Final, final
 
 
 @final
@@ -38,6 +38,9 @@ class QueryParams(Mapping[str, str]):
         return list(self._pairs.get(name, ()))
 
 
+_NONE: dict[str, tuple[str, ...]] = {}
+
+
 @final
 class Headers(Mapping[str, str]):
     """HTTP header fields; names compare without case (RFC 9110, section 5.1).
@@ -60,8 +63,8 @@ class Headers(Mapping[str, str]):
     @classmethod
     def of(cls, values: dict[str, str]) -> Headers:
         """Fields that were given once each, by their names in small letters."""
-        headers = cls()
-        headers._first = values
+        headers = cls.__new__(cls)
+        headers._first, headers._others = values, _NONE
         return headers
 
     def __getitem__(self, name: str) -> str:
@@ -85,9 +88,9 @@ class Headers(Mapping[str, str]):
         return [self._first[name], *self._others.get(name, ())] if name in self._first else []
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen would make it three times as dear: type checkers know that fields are final
 class Request:
-    """The upgrade request of one connection.
+    """The upgrade request of one connection; its fields are not to be set.
 
     ``path`` is without the query; ``path_params`` are the values of the route's ``:names``,
     percent-decoded.  ``client`` is the peer's address, ``"host:port"``, or ``"unix"``.
@@ -95,10 +98,10 @@ class Request:
     user's own: what ``on_upgrade`` puts there, the actor finds in ``self.request.state``.
     """
 
-    path: str
-    path_params: Mapping[str, str] = field(default_factory=dict)
-    query_params: QueryParams = field(default_factory=QueryParams)
-    headers: Headers = field(default_factory=Headers)
-    client: str = ""
-    subprotocol: str | None = None
-    state: dict[str, Any] = field(default_factory=dict)
+    path: Final[str]
+    path_params: Final[Mapping[str, str]] = field(default_factory=dict)
+    query_params: Final[QueryParams] = field(default_factory=QueryParams)
+    headers: Final[Headers] = field(default_factory=Headers)
+    client: Final[str] = ""
+    subprotocol: Final[str | None] = None
+    state: Final[dict[str, Any]] = field(default_factory=dict)

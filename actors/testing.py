@@ -31,11 +31,11 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from actors.actor import Actor
-from actors.cell import Cell, Reaction
+from actors.cell import Cell, CellOptions, Reaction
 from actors.codecs import choose_codec, offered_subprotocols
 from actors.codes import CloseCode
 from actors.connection import ConnectionActor
-from actors.connection_cell import ConnectionCell
+from actors.connection_cell import ConnectionCell, ConnectionOptions
 from actors.messages import CloseReport, ExitReason, Refusal
 from actors.ref import ActorRef
 from actors.runtime import Runtime
@@ -43,7 +43,7 @@ from actors.timers import Timers
 from actors.transports.asyncio import HIGH_WATER
 from actors.transports.memory import MemoryTransport
 from actors.transports.opening import Handshake, HandshakeRefused, Opening
-from actors.transports.websocket import WebSocket, wire_logger
+from actors.transports.websocket import NO_LIMIT, WebSocket, WireLimits, wire_logger
 
 logger = logging.getLogger("actors")
 
@@ -261,7 +261,7 @@ async def connected(
     """Open a WebSocket to a new ``actor`` and give its client end.
 
     ``path``, ``query``, ``headers`` and ``subprotocols`` are the client's; ``path_params`` are what a
-    route finds.  ``limits`` are those of a ``ConnectionCell``: ``close``, ``teardown``, ``bounds``,
+    route finds.  ``limits`` are those of ``ConnectionOptions``: ``close``, ``teardown``, ``bounds``,
     ``overflow``, ``send_limit``.  Raises ``websockets.exceptions.InvalidStatus`` when the upgrade is
     refused.  Leaving the block drops a connection that is still open, and awaits the teardown.
     """
@@ -297,14 +297,11 @@ async def connected(
             id=actor.__name__,
             request=request,
             codec=codec,
-            on_crash=logged(crash, client.crashes),
-            on_exit=client._keep,
-            **limits,
+            options=ConnectionOptions(on_crash=logged(crash, client.crashes), on_exit=client._keep, **limits),
         )
         client.transport.write(handshake.accept())
-        cell.websocket = WebSocket(
-            client.transport, handshake.protocol, cell, runtime.clock, max_message=max_message
-        )
+        wire_limits = WireLimits(NO_LIMIT if max_message is None else max_message)
+        cell.websocket = WebSocket(client.transport, handshake.protocol, cell, runtime.clock, wire_limits)
         client.transport.sink = cell.websocket
         runtime.spawn(cell.run, name=cell.id)
         try:
@@ -325,15 +322,14 @@ async def started(
 ) -> AsyncIterator[ActorRef]:
     """Start the service ``actor(*args)`` and give its ref; leaving the block stops it.
 
-    ``limits`` are those of a ``Cell``: ``teardown``, ``bounds``, ``overflow``.  A crash is logged.
+    ``limits`` are those of ``CellOptions``: ``teardown``, ``bounds``, ``overflow``.  A crash is logged.
     """
     async with running(clock) as runtime:
         cell = Cell(
             runtime,
             lambda: actor(*args),
             id=actor.__name__,
-            on_crash=logged(crash, []),
-            **limits,
+            options=CellOptions(on_crash=logged(crash, []), **limits),
         )
         runtime.spawn(cell.run, name=cell.id)
         try:

@@ -24,6 +24,7 @@ from actors import Request
 from actors.rates import TokenBucket
 from actors.request import Headers
 from actors.transports.opening import HandshakeRefused
+from actors.transports.transport import Transport
 from supervisor.policies import NOT_GIVEN, NotGiven, check_count, check_seconds
 
 logger = logging.getLogger("supervisor")
@@ -33,7 +34,9 @@ MAX_ADDRESSES = 65_536
 MAX_REFUSED = 64
 """Connections that are told at the same time why they may not come in; more are dropped without a word."""
 SPARE_DESCRIPTORS = 32
-"""Descriptors kept free: a connection that would take one of them is answered 503 at once."""
+"""Descriptors kept free: a connection that takes one of them is answered 503 at once."""
+LOOK_EVERY = 8
+"""Connections of which one is asked for its descriptor: that costs more than all else that admission does."""
 FRESH = 1.0
 """Seconds: a connection that crashes within them after 101 counts for the breaker."""
 
@@ -170,6 +173,7 @@ class Gate:
         self._forget_at = MAX_ADDRESSES
         self._count = 0
         self._refused_now = 0
+        self._unasked = 0  # connections that may still come before one is asked for its descriptor
         self._crashes = 0
         self._shut_until = 0.0
         self._warned = -1e9
@@ -191,17 +195,21 @@ class Gate:
 
     # -- the way of a connection ---------------------------------------------------------------
 
-    def arrive(self, peer: str, descriptor: int | None) -> tuple[Ticket, HandshakeRefused | None]:
-        """A connection was accepted from ``peer``; give its place, and the refusal if there is one."""
-        ticket = Ticket(self._counted_as(peer.rpartition(":")[0]))
-        self._enter(ticket)
+    def arrive(self, transport: Transport) -> tuple[Ticket, HandshakeRefused | None]:
+        """A connection was accepted; give its place, and the refusal if there is one."""
+        address = self._counted_as(transport.peer.rpartition(":")[0])
+        ticket = Ticket(address)
+        self._count += 1
+        if address is not None:
+            self._address(address).count += 1
         refused = None
-        if descriptor is not None and descriptor >= descriptor_limit() - SPARE_DESCRIPTORS:
+        self._unasked -= 1
+        if self._unasked < 0 and self._takes_a_spare_descriptor(transport):
             self._warn("the process has almost no descriptors left: refusing connections with 503")
             refused = self._refuse("descriptors", 503, "the server has no room")
         elif self._limit is not None and self._count > self._limit:
             refused = self._refuse("max_connections", 503, "the server is full")
-        elif self._over(ticket):
+        elif address is not None and self._over(address):
             refused = self._refuse("per_address", 429, "too many connections from this address")
         if refused is not None:
             self._exit(ticket)  # or one address could fill the server with refused connections
@@ -238,10 +246,11 @@ class Gate:
             raise self._refuse("breaker", 503, "the server has trouble", after=self._shut_until - now)
         if not self._origin_allowed(request):
             raise self._refuse("origin", 403, "this Origin may not connect")
-        if self._over(ticket):
+        address = ticket.address
+        if address is not None and self._over(address):
             raise self._refuse("per_address", 429, "too many connections from this address")
-        if ticket.address is not None and admission.handshakes_per_minute is not None:
-            bucket = self._bucket(ticket.address, admission.handshakes_per_minute, now)
+        if address is not None and admission.handshakes_per_minute is not None:
+            bucket = self._bucket(address, admission.handshakes_per_minute, now)
             if not bucket.take(now):
                 wait = bucket.wait(1, now)
                 raise self._refuse("handshakes", 429, "too many handshakes from this address", after=wait)
@@ -288,10 +297,13 @@ class Gate:
             return None
         return _group(address)
 
-    def _enter(self, ticket: Ticket) -> None:
-        self._count += 1
-        if ticket.address is not None:
-            self._address(ticket.address).count += 1
+    def _takes_a_spare_descriptor(self, transport: Transport) -> bool:
+        descriptor = transport.descriptor
+        if descriptor is None:
+            return False
+        room = descriptor_limit() - SPARE_DESCRIPTORS - descriptor
+        self._unasked = min(LOOK_EVERY, room) - 1
+        return room <= 0
 
     def _exit(self, ticket: Ticket) -> None:
         self._count -= 1
@@ -340,9 +352,9 @@ class Gate:
             known.bucket = TokenBucket(per_minute / 60, per_minute, now)
         return known.bucket
 
-    def _over(self, ticket: Ticket) -> bool:
+    def _over(self, address: str) -> bool:
         cap = self._admission.per_address
-        return cap is not None and ticket.address is not None and self._addresses[ticket.address].count > cap
+        return cap is not None and self._addresses[address].count > cap
 
     def _origin_allowed(self, request: Request) -> bool:
         headers = request.headers

@@ -9,10 +9,11 @@ from typing import final
 
 from actors import ActorRef
 from actors.cell import Cell, Reaction
-from actors.connection_cell import ConnectionCell
+from actors.connection_cell import ConnectionCell, ConnectionOptions
 from actors.mailbox import Bounds
 from actors.messages import Close
 from actors.timers import Timer
+from actors.transports.websocket import NO_LIMIT, WireLimits
 from supervisor.admission import Gate, Ticket
 from supervisor.events import (
     ActorCrashed,
@@ -77,6 +78,22 @@ class ConnectionSupervisor:
         self._emptied = around.runtime.backend.parker()
         self.view = Connections(self._cells)
 
+    def options(self, policy: Policy) -> ConnectionOptions:
+        """What a cell under ``policy`` is to be made with, to become a child of this supervisor."""
+        timeouts, limits = policy.timeouts, policy.limits
+        return ConnectionOptions(
+            bounds=bounds_of(policy),
+            overflow=policy.overflow,
+            close=timeouts.close,
+            teardown=timeouts.teardown,
+            send_limit=limits.send_limit,
+            message_rate=limits.message_rate,
+            message_burst=limits.message_burst,
+            on_crash=self.crashed,
+            restart_delay=self.restart_delay,
+            on_exit=self.exited,
+        )
+
     def start(self, cell: ConnectionCell, policy: Policy, ticket: Ticket, timer: Timer | None) -> None:
         """Take over a cell whose WebSocket is open, its place and its timer; the caller runs it."""
         self._cells[cell] = _Child(policy, Watch(cell, policy, timer), ticket, cell.runtime.clock())
@@ -127,9 +144,9 @@ class ConnectionSupervisor:
         hooks, request = self._around.hooks, cell.request
         if heard(hooks, level_of_end(cell.leaks, clean=cell.clean)):
             began, ended = cell.torn_down_at
-            report, leaks = cell.report, tuple(cell.leaks)
+            report, took = cell.report, ended - began
             assert report is not None, "the teardown follows the end of the wire"
-            tell(hooks, ConnectionClosed(cell.id, request.path, request.client, report, ended - began, leaks))
+            tell(hooks, ConnectionClosed(cell.id, request.path, request.client, report, took, cell.leaks))
         if not self._cells:
             self._emptied.wake()
 
@@ -168,4 +185,15 @@ def bounds_of(policy: Policy) -> Bounds:
     limits = policy.limits
     return Bounds(
         limits.inbound_messages, limits.inbound_bytes, limits.mailbox_messages, limits.mailbox_bytes
+    )
+
+
+def wire_limits_of(policy: Policy) -> WireLimits:
+    """What the peer of a connection under ``policy`` may send."""
+    limits = policy.limits
+    return WireLimits(
+        NO_LIMIT if limits.max_message is None else limits.max_message,
+        NO_LIMIT if limits.max_fragments is None else limits.max_fragments,
+        limits.control_rate,
+        limits.control_burst,
     )

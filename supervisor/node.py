@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, final
 from weakref import WeakSet
 
 from actors import ActorRef, ExitReason
-from actors.cell import Cell, Reaction
+from actors.cell import Cell, CellOptions, Reaction
 from actors.errors import ActorError, ActorStopped, ChildStartFailed, RestartLimitReached
 from actors.wakeup import Waiter
 from supervisor.connections import bounds_of
@@ -305,12 +305,14 @@ class Node:
             around.runtime,
             lambda: actor(*spec.args),
             id=child.id,
-            bounds=bounds_of(policy),
-            overflow=policy.overflow,
-            teardown=policy.timeouts.teardown,
-            on_crash=self._crashed,
-            on_started=started,
-            on_exit=lambda cell: self._exited(child, cell),
+            options=CellOptions(
+                bounds=bounds_of(policy),
+                overflow=policy.overflow,
+                teardown=policy.timeouts.teardown,
+                on_crash=self._crashed,
+                on_started=started,
+                on_exit=lambda cell: self._exited(child, cell),
+            ),
         )
         around.registry.register(cell.id, cell.ref)
         child.refs.add(cell.ref)

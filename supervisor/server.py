@@ -323,7 +323,8 @@ class Server:
         """What every connection of ``route`` gets."""
         terms = self._terms.get(route)
         if terms is None:
-            terms = self._terms[route] = Terms(route, self.given_policy)
+            terms = Terms(route, self.given_policy, self.connection_supervisor)
+            self._terms[route] = terms
         return terms
 
     def _accepted(self, transport: Transport) -> None:

@@ -55,8 +55,9 @@ class Topics:
 
     def forget(self, cell: Cell) -> None:
         """``cell`` has ended: it leaves every topic."""
-        for topic in list(self._joined.get(cell, ())):
-            self.leave(topic, cell)
+        if cell in self._joined:
+            for topic in list(self._joined[cell]):
+                self.leave(topic, cell)
 
     def publish(self, topic: str, message: object) -> None:
         """Give ``message`` to every member of ``topic``; from any thread.

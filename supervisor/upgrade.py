@@ -22,7 +22,7 @@ from actors.connection_cell import ConnectionCell
 from actors.transports.opening import Handshake, HandshakeRefused, Opening, wants_websocket
 from actors.transports.transport import Transport
 from actors.transports.websocket import WebSocket
-from supervisor.connections import bounds_of
+from supervisor.connections import ConnectionSupervisor, wire_limits_of
 from supervisor.events import UpgradeRefused, tell
 from supervisor.policies import Policy
 from supervisor.routes import Route
@@ -52,7 +52,7 @@ class Upgrade:
         self._deadline = (
             None if handshake_timeout is None else server.runtime.timers.after(handshake_timeout, self.abort)
         )
-        self._ticket, refused = server.gate.arrive(transport.peer, transport.descriptor)
+        self._ticket, refused = server.gate.arrive(transport)
         if refused is not None and server.gate.crowded:
             self.abort()
         elif refused is not None:
@@ -128,40 +128,20 @@ class Upgrade:
             await self._accept(handshake, terms, codec).run()
 
     def _accept(self, handshake: Handshake, terms: Terms, codec: Codec) -> ConnectionCell:
-        server, transport, policy = self._server, self.transport, terms.policy
-        timeouts, limits = policy.timeouts, policy.limits
-        tree = server.connection_supervisor
+        server, transport = self._server, self.transport
         cell = ConnectionCell(
             server.runtime,
             terms.actor,
             id=os.urandom(8).hex(),
             request=handshake.request,
             codec=codec,
-            bounds=terms.bounds,
-            overflow=policy.overflow,
-            close=timeouts.close,
-            send_limit=limits.send_limit,
-            teardown=timeouts.teardown,
-            on_crash=tree.crashed,
-            restart_delay=tree.restart_delay,
-            on_exit=tree.exited,
-            message_rate=limits.message_rate,
-            message_burst=limits.message_burst,
+            options=terms.options,
         )
         transport.write(handshake.accept())
-        websocket = WebSocket(
-            transport,
-            handshake.protocol,
-            cell,
-            server.runtime.clock,
-            max_message=limits.max_message,
-            max_fragments=limits.max_fragments,
-            control_rate=limits.control_rate,
-            control_burst=limits.control_burst,
-        )
+        websocket = WebSocket(transport, handshake.protocol, cell, server.runtime.clock, terms.wire)
         cell.websocket = websocket
         server.upgrades.discard(self)
-        tree.start(cell, policy, self._ticket, self._deadline)
+        server.connection_supervisor.start(cell, terms.policy, self._ticket, self._deadline)
         transport.sink = websocket
         rest = self._opening.rest()
         if rest:
@@ -202,12 +182,13 @@ _NOT_READY = HandshakeRefused(503, "not ready", {"Retry-After": "5"})
 class Terms:
     """What every connection of one route gets under a server's policy; worked out once."""
 
-    __slots__ = ("actor", "asks_class", "bounds", "policy", "subprotocols")
+    __slots__ = ("actor", "asks_class", "options", "policy", "subprotocols", "wire")
 
-    def __init__(self, route: Route, server_policy: Policy | None) -> None:
+    def __init__(self, route: Route, server_policy: Policy | None, supervisor: ConnectionSupervisor) -> None:
         self.actor = route.actor
-        self.policy = route.policy_within(server_policy)
-        self.bounds = bounds_of(self.policy)
+        self.policy = policy = route.policy_within(server_policy)
+        self.options = supervisor.options(policy)
+        self.wire = wire_limits_of(policy)
         self.subprotocols = route.subprotocols
         self.asks_class = _on_upgrade(route.actor) is not _on_upgrade(ConnectionActor)
         """Whether the class has an ``on_upgrade`` of its own."""

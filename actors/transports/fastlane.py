@@ -20,9 +20,9 @@ from __future__ import annotations
 from struct import Struct
 from typing import final
 
-from websockets.exceptions import ProtocolError
-from websockets.frames import Close
+from websockets.frames import EXTERNAL_CLOSE_CODES
 
+from actors.codes import CloseCode
 from actors.transports.fragments import Fragments, joined
 
 try:
@@ -36,8 +36,8 @@ _BEGINNINGS = (0x01, 0x02)
 _LAST = 0x80
 _CONTINUATIONS = (0x00, _LAST)
 _CLOSE = 0x88
-_CLOSE_BYTE = bytes((_CLOSE,))
 _MASKED = 0x80
+_NO_STATUS = int(CloseCode.NO_STATUS_RECEIVED), ""
 TEXT_HEADERS = tuple(bytes((_TEXT, length)) for length in range(126))
 BINARY_HEADERS = tuple(bytes((_BINARY, length)) for length in range(126))
 PING_SIZE = 4
@@ -86,6 +86,22 @@ class IncompleteFrame:
     def as_it_came(self) -> bytes:
         """What of the frame has come."""
         return self._header + apply_mask(b"".join(self._pieces), self._header[-4:])
+
+
+def read_alone(data: bytes, max_message: int) -> str | bytes | None:
+    """Give the message of a small frame that is all of ``data``, as it mostly is; else ``None``."""
+    length = len(data) - 6
+    if length < 0 or data[1] - _MASKED != length or length > 125 or length > max_message:
+        return None
+    first = data[0]
+    if first == _BINARY:
+        return apply_mask(data[6:], data[2:6])
+    if first != _TEXT:
+        return None
+    try:
+        return apply_mask(data[6:], data[2:6]).decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def read_frames(
@@ -197,18 +213,27 @@ def read_pong(data: bytes, position: int) -> bytes | None:
     return apply_mask(data[position + 6 :], data[position + 2 : position + 6])
 
 
-def read_close(data: bytes, position: int) -> tuple[bytes, Close] | None:
-    """Give the Close frame at ``position``, behind its payload as it came; ``None``: left to the protocol."""
-    if data[position : position + 1] != _CLOSE_BYTE or len(data) - position < 6:
+def read_close(data: bytes, position: int) -> tuple[bytes, tuple[int, str]] | None:
+    """Give the Close frame at ``position``: its payload as it came, and code and reason.
+
+    ``None``: it is left to the protocol.
+    """
+    size = len(data) - position - 6
+    if size < 0 or data[position] != _CLOSE:
         return None
+    length = data[position + 1] - _MASKED
+    if not 0 <= length <= size or length > 125:
+        return None
+    if not length:
+        return b"", _NO_STATUS
     start = position + 6
-    end = start + data[position + 1] - _MASKED
-    if not start <= end <= min(len(data), start + 125):
+    payload = apply_mask(data[start : start + length], data[start - 4 : start])
+    code = int.from_bytes(payload[:2], "big")
+    if length == 1 or not (3000 <= code < 5000 or code in EXTERNAL_CLOSE_CODES):
         return None
-    payload = apply_mask(data[start:end], data[start - 4 : start])
     try:
-        return payload, Close.parse(payload)
-    except (ProtocolError, UnicodeDecodeError):
+        return payload, (code, payload[2:].decode())
+    except UnicodeDecodeError:
         return None
 
 

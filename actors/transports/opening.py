@@ -50,6 +50,11 @@ class HandshakeRefused(Exception):
         super().__init__(f"{status} {text}")
 
 
+def is_head(data: bytes) -> bool:
+    """Whether ``data`` is a head, with nothing behind it: mostly one comes alone and at once."""
+    return data.find(b"\r\n\r\n") == len(data) - 4 and 4 <= len(data) <= MAX_HEAD
+
+
 @final
 class HeadReader:
     """Collects the head of a request."""
@@ -63,8 +68,8 @@ class HeadReader:
     def feed(self, data: bytes) -> bytes | None:
         """Give the head with its empty line once it is there; raises ``HandshakeRefused`` (431)."""
         buffer = self._buffer
-        if not buffer and data.find(b"\r\n\r\n") == len(data) - 4 and 4 <= len(data) <= MAX_HEAD:
-            return data  # a head comes alone and at once, but for clients that are slow or do not wait
+        if not buffer and is_head(data):
+            return data
         buffer += data
         end = buffer.find(b"\r\n\r\n", self._searched)
         if end < 0:
@@ -256,7 +261,7 @@ class Opening:
     peer goes away before that.
     """
 
-    __slots__ = ("_asked", "_gone", "_head", "_reader", "_transport")
+    __slots__ = ("_asked", "_complete", "_gone", "_reader", "_transport")
 
     def __init__(
         self, transport: Transport, asked: Callable[[bytes], None], gone: Callable[[], None]
@@ -264,22 +269,28 @@ class Opening:
         self._transport = transport
         self._asked = asked
         self._gone = gone
-        self._reader = HeadReader()
-        self._head: bytes | None = None
+        self._reader: HeadReader | None = None  # made for a head that comes in pieces, or not alone
+        self._complete = False
 
     def data(self, data: bytes) -> None:
         """Collect the head; afterwards keep what comes, one read's worth."""
-        if self._head is not None:
-            self._reader.keep(data)
-            self._transport.pause()
-            return
-        try:
-            self._head = self._reader.feed(data)
-        except HandshakeRefused as refused:
-            self.refuse(refused)
-        else:
-            if self._head is not None:
-                self._asked(self._head)
+        head: bytes | None = data
+        if self._complete or self._reader is not None or not is_head(data):
+            reader = self._reader
+            if reader is None:
+                reader = self._reader = HeadReader()
+            if self._complete:
+                reader.keep(data)
+                self._transport.pause()
+                return
+            try:
+                head = reader.feed(data)
+            except HandshakeRefused as refused:
+                self.refuse(refused)
+                return
+        if head is not None:
+            self._complete = True
+            self._asked(head)
 
     def refuse(self, refused: HandshakeRefused) -> None:
         """Answer with an HTTP status and end the connection."""
@@ -292,7 +303,7 @@ class Opening:
     def rest(self) -> bytes:
         """Take what came behind the head, and the place of this sink."""
         self._let_go()
-        return self._reader.rest()
+        return b"" if self._reader is None else self._reader.rest()
 
     def _let_go(self) -> None:
         """Another sink follows; whoever has asked for this one knows it, too."""

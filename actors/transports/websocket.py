@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, NamedTuple, final
 from typing import Protocol as Interface
 
 from websockets.exceptions import ProtocolError
@@ -29,6 +29,7 @@ from actors.transports.fastlane import (
     IncompleteFrame,
     close_frame,
     header_of,
+    read_alone,
     read_close,
     read_fragments,
     read_frames,
@@ -77,6 +78,21 @@ class Receiver(Interface):
         """What was queued has gone below the high water mark."""
 
 
+NO_LIMIT = sys.maxsize
+
+
+class WireLimits(NamedTuple):
+    """What a peer may send."""
+
+    max_message: int = NO_LIMIT
+    """Bytes of one message."""
+    max_fragments: int = NO_LIMIT
+    """Frames of one message."""
+    control_rate: float | None = None
+    """Control frames a second on average, and ``control_burst`` of them at once; ``None``: any number."""
+    control_burst: int = 40
+
+
 @final
 class WebSocket:
     """The frames of one connection; a sink for its transport."""
@@ -85,15 +101,13 @@ class WebSocket:
         "_between_frames",
         "_clock",
         "_control",
-        "_control_burst",
-        "_control_rate",
         "_finished",
         "_fragments",
         "_gave_way",
         "_incomplete",
         "_kept",
         "_kept_from",
-        "_max_fragments",
+        "_limits",
         "_max_message",
         "_paused",
         "_plain",
@@ -119,11 +133,7 @@ class WebSocket:
         protocol: Protocol | None,
         receiver: Receiver,
         clock: Callable[[], float],
-        *,
-        max_message: int | None,
-        max_fragments: int | None = None,
-        control_rate: float | None = None,
-        control_burst: int = 40,
+        limits: WireLimits,
     ) -> None:
         self.transport = transport
         self._protocol = protocol  # None until there is something that the fast lane leaves to it
@@ -142,14 +152,14 @@ class WebSocket:
         self.pings = 0
         self.round_trip: float | None = None
         """Seconds from the last answered ping to its pong."""
-        self._control_rate = control_rate
-        self._control_burst = control_burst
-        self._control: TokenBucket | None = None
-        self._max_fragments = sys.maxsize if max_fragments is None else max_fragments
-        self._max_message = sys.maxsize if max_message is None else max_message
-        if protocol is not None:
-            protocol.max_message_size = self._max_message
-        self._plain = protocol is None or not protocol.extensions
+        self._limits = limits
+        self._control: TokenBucket | None = None  # made with the first control frame
+        self._max_message = limits.max_message
+        if protocol is None:
+            self._plain = True
+        else:
+            protocol.max_message_size = limits.max_message
+            self._plain = not protocol.extensions
         self._between_frames = self._plain  # the fast lane may read
         self._incomplete: IncompleteFrame | None = None
         self._fragments: Fragments | None = None
@@ -179,6 +189,11 @@ class WebSocket:
         if self._kept:
             data = self._kept[self._kept_from :] + data
         elif self._between_frames:
+            message = read_alone(data, self._max_message)
+            if message is not None:
+                self.last_message = self.last_received
+                receiver.received_many([message], len(data))
+                return
             messages, start, incomplete = read_frames(data, self._max_message)
             if messages:  # as _deliver, of which every message would feel the call
                 self.last_message = self.last_received
@@ -290,7 +305,7 @@ class WebSocket:
             return 0
         fragments = self._fragments or Fragments(text=kept[start] == Opcode.TEXT)
         before = len(fragments.pieces)
-        end, message = read_fragments(kept, start, fragments, self._max_message, self._max_fragments)
+        end, message = read_fragments(kept, start, fragments, self._max_message, self._limits.max_fragments)
         if end == start:
             return 0
         self._keep_from(end)
@@ -302,11 +317,11 @@ class WebSocket:
         self._find_place(protocol)
         return len(fragments.pieces) - before + (message is not None)
 
-    def _peer_closed(self, payload: bytes, close: CloseFrame) -> None:
+    def _peer_closed(self, payload: bytes, close: tuple[int, str]) -> None:
         """The fast lane has read the peer's Close frame: answer it with its own (RFC 6455, section 5.5.1)."""
-        self.received = _pair(close)
+        self.received = close
         if self.sent is None:
-            self.sent = self.received
+            self.sent = close
             self.transport.write(close_frame(payload))
         self._finished = True
         self._between_frames = False
@@ -377,8 +392,9 @@ class WebSocket:
     def _fragment(self, frame: Frame) -> None:
         fragments = self._fragments or Fragments(text=frame.opcode is Opcode.TEXT)
         self._fragments = None
-        if len(fragments.pieces) == self._max_fragments:
-            self._fail(CloseCode.MESSAGE_TOO_BIG, f"more than {self._max_fragments} fragments")
+        most = self._limits.max_fragments
+        if len(fragments.pieces) == most:
+            self._fail(CloseCode.MESSAGE_TOO_BIG, f"more than {most} fragments")
             return
         fragments.pieces.append(bytes(frame.data))
         if frame.fin:
@@ -400,10 +416,11 @@ class WebSocket:
     def _control_frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.PONG and self._answered(frame.data):
             return
-        if self._control_rate is None:
+        rate = self._limits.control_rate
+        if rate is None:
             return
         if self._control is None:
-            self._control = TokenBucket(self._control_rate, self._control_burst, self.last_received)
+            self._control = TokenBucket(rate, self._limits.control_burst, self.last_received)
         if not self._control.take(self.last_received):
             self._fail(CloseCode.POLICY_VIOLATION, "too many control frames")
 
@@ -448,9 +465,10 @@ class WebSocket:
         self.transport.pause()
 
     def resume(self) -> None:
-        """Read again."""
-        self._paused = False
-        self._go_on_reading()
+        """Read again; nothing if ``pause`` was not called."""
+        if self._paused:
+            self._paused = False
+            self._go_on_reading()
 
     def read_on(self) -> None:
         """Go on where the receiver had to give way."""

@@ -233,7 +233,7 @@ async def test_a_hook_that_does_not_end_is_cancelled_after_the_teardown_timeout(
         await clock.advance(0.2)
 
         assert journal == ["on_start", "cancelled", "on_stop"]
-        assert ref._cell.leaks == []
+        assert ref._cell.leaks == ()
 
 
 async def test_a_hook_that_swallows_cancellation_is_left_behind_and_reported() -> None:
@@ -256,9 +256,9 @@ async def test_a_hook_that_swallows_cancellation_is_left_behind_and_reported() -
         await clock.advance(10.0)
 
         assert not ref.alive
-        assert ref._cell.leaks == [
+        assert ref._cell.leaks == (
             "a hook of " + Stubborn.__qualname__,
             "on_stop of " + Stubborn.__qualname__,
-        ]
+        )
         assert journal == ["on_start", "on_stop"]
         release.set()

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from actors.closing import TABLE, Action, ClosingState, Signal, step
+from actors.closing import TABLE, Action, ClosingState, Signal
 
 LENGTH = 6
 
@@ -15,7 +15,7 @@ def run(signals: tuple[Signal, ...]) -> tuple[ClosingState, list[tuple[Signal, C
     """The last state, and every action with the signal that asked for it and the state it led to."""
     state, actions = ClosingState.OPEN, []
     for signal in signals:
-        state, now = step(state, signal)
+        state, now = TABLE[state, signal]
         actions += [(signal, state, action) for action in now]
     return state, actions
 
@@ -70,16 +70,16 @@ def test_a_state_is_never_left_backwards() -> None:
 
 @pytest.mark.parametrize("state", [state for state in ClosingState if state is not ClosingState.CLOSED])
 def test_every_state_leads_to_closed(state: ClosingState) -> None:
-    assert step(state, Signal.END)[0] is ClosingState.CLOSED
+    assert TABLE[state, Signal.END][0] is ClosingState.CLOSED
 
 
 @pytest.mark.parametrize("state", [ClosingState.SENT, ClosingState.ENDING])
 def test_the_deadline_drops_tcp_only_where_something_is_awaited(state: ClosingState) -> None:
-    assert step(state, Signal.DEADLINE) == (ClosingState.CLOSED, (Action.ABORT, Action.TEAR_DOWN))
+    assert TABLE[state, Signal.DEADLINE] == (ClosingState.CLOSED, (Action.ABORT, Action.TEAR_DOWN))
     for other in set(ClosingState) - {ClosingState.SENT, ClosingState.ENDING}:
-        assert step(other, Signal.DEADLINE) == (other, ())
+        assert TABLE[other, Signal.DEADLINE] == (other, ())
 
 
 @pytest.mark.parametrize("first", list(Signal))
 def test_closed_is_the_end(first: Signal) -> None:
-    assert step(ClosingState.CLOSED, first) == (ClosingState.CLOSED, ())
+    assert TABLE[ClosingState.CLOSED, first] == (ClosingState.CLOSED, ())

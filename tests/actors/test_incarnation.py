@@ -175,7 +175,7 @@ async def test_whatever_ends_a_connection_all_is_gone_in_order_when_the_report_i
         assert report == client.report
         await clock.advance(10.0)
         assert "beat" not in actor.journal[-len(LAST) :], "timers end first"
-        assert client.cell.leaks == []
+        assert client.cell.leaks == ()
         assert len(client.cell.runtime.timers) == 0
 
 
@@ -382,7 +382,7 @@ async def test_a_resource_that_hangs_is_cancelled_after_the_teardown_timeout_and
         await clock.advance(0.2)
 
         assert not client.ref.alive
-        assert client.cell.leaks == ["_AsyncGeneratorContextManager of Socket"]
+        assert client.cell.leaks == ("_AsyncGeneratorContextManager of Socket",)
         assert client.actor.journal == ["first opens", "on_close", "first closes"]
 
 

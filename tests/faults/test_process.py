@@ -18,6 +18,7 @@ import pytest
 
 from actors import CloseReport, ExitReason, Request
 from supervisor import Heartbeat, Policy, Timeouts
+from supervisor.admission import LOOK_EVERY
 from tests.faults.harness import (
     Answer,
     Attack,
@@ -67,10 +68,14 @@ def descriptors_left(count: int) -> Iterator[None]:
 
 
 async def connects_when_few_are_left(scene: Scene) -> None:
-    """One for the client and one for the server, of those that are kept free."""
+    """One for the client and one for the server, of those that are kept free: it is seen soon."""
     with descriptors_left(4):
-        client = await scene.dial()
-        await client.request()
+        for _ in range(LOOK_EVERY):
+            client = await scene.dial()
+            if await client.request() != 101:
+                break
+            await leaves(client)
+            client.close()
         await client.rest_of_bytes()
         Answer(503, "no room")(bytes(client.wire))
         client.close()

@@ -7,7 +7,8 @@ import resource
 from collections.abc import Hashable, Iterator
 from contextlib import AsyncExitStack
 from itertools import chain
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -17,9 +18,10 @@ from hypothesis import strategies as st
 from actors import ConnectionActor, Request
 from actors.request import Headers
 from actors.transports.opening import HandshakeRefused
+from actors.transports.transport import Transport
 from supervisor import Admission
 from supervisor import admission as admission_module
-from supervisor.admission import MAX_REFUSED, SPARE_DESCRIPTORS, Gate, Ticket
+from supervisor.admission import LOOK_EVERY, MAX_REFUSED, SPARE_DESCRIPTORS, Gate, Ticket
 from tests.raw import RawClient, raw_client
 from tests.witness import serving, until
 
@@ -43,7 +45,8 @@ class Door:
         self, peer: str = CLIENT, *fields: tuple[str, str], descriptor: int | None = None
     ) -> tuple[Ticket, HandshakeRefused | None]:
         """Connect and ask for the upgrade; give the place, and the refusal if there is one."""
-        ticket, refused = self.gate.arrive(peer, descriptor)
+        transport = cast(Transport, SimpleNamespace(peer=peer, descriptor=descriptor))
+        ticket, refused = self.gate.arrive(transport)
         if refused is not None:
             return ticket, refused
         asked = request(list(fields))
@@ -149,6 +152,21 @@ def test_one_of_the_last_descriptors_is_answered_503_and_logged_once_a_minute(
     assert [status_of(one) for one in refused] == [503] * 3
     assert door.gate.refused["descriptors"] == 4
     assert (logged, len(caplog.records)) == (1, 2)
+
+
+def test_one_connection_of_eight_is_asked_for_its_descriptor_and_each_where_the_next_may_be_spare(
+    few_descriptors: int,
+) -> None:
+    door = Door()
+    first_spare = few_descriptors - SPARE_DESCRIPTORS
+
+    unseen = [door.come(descriptor=0), *(door.come(descriptor=first_spare) for _ in range(LOOK_EVERY - 1))]
+    _, seen = door.come(descriptor=first_spare)
+    near = [door.come(descriptor=first_spare - 2), door.come(descriptor=first_spare - 1)]
+    _, over = door.come(descriptor=first_spare)
+
+    assert [refused for _, refused in unseen + near] == [None] * 10
+    assert (status_of(seen), status_of(over)) == (503, 503)
 
 
 def test_one_connection_over_the_cap_gets_503_until_another_one_ends() -> None:

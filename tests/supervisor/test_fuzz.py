@@ -30,7 +30,7 @@ from websockets.server import ServerProtocol
 from actors import CloseReport, ConnectionActor, Request
 from actors.cell import Cell, Reaction
 from actors.codecs import RawCodec
-from actors.connection_cell import ConnectionCell
+from actors.connection_cell import ConnectionCell, ConnectionOptions
 from actors.errors import HandlerTimeout
 from actors.mailbox import Bounds
 from actors.messages import Close
@@ -39,6 +39,7 @@ from actors.transports.compression import BoundedDeflateFactory
 from actors.transports.memory import MemoryTransport
 from actors.transports.websocket import WebSocket, wire_logger
 from supervisor import Heartbeat, Limits, Policy, Timeouts
+from supervisor.connections import wire_limits_of
 from supervisor.watch import Watch
 from tests.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, decode, encode
 from tests.witness import running_tasks
@@ -260,25 +261,20 @@ async def run(steps: list[Step], reaction: Reaction, *, compressed: bool) -> Non
                 id="fuzzed",
                 request=Request("/", state={"reports": reports}),
                 codec=RawCodec(),
-                bounds=Bounds(limits.inbound_messages, limits.inbound_bytes),
-                close=POLICY.timeouts.close,
-                teardown=POLICY.timeouts.teardown,
-                send_limit=limits.send_limit,
-                message_rate=limits.message_rate,
-                message_burst=limits.message_burst,
-                on_crash=crashed,
-                restart_delay=lambda _: 0.1,
-                on_exit=lambda _: watch.cancel(),
+                options=ConnectionOptions(
+                    bounds=Bounds(limits.inbound_messages, limits.inbound_bytes),
+                    close=POLICY.timeouts.close,
+                    teardown=POLICY.timeouts.teardown,
+                    send_limit=limits.send_limit,
+                    message_rate=limits.message_rate,
+                    message_burst=limits.message_burst,
+                    on_crash=crashed,
+                    restart_delay=lambda _: 0.1,
+                    on_exit=lambda _: watch.cancel(),
+                ),
             )
             cell.websocket = transport.sink = WebSocket(
-                transport,
-                protocol,
-                cell,
-                clock,
-                max_message=limits.max_message,
-                max_fragments=limits.max_fragments,
-                control_rate=limits.control_rate,
-                control_burst=limits.control_burst,
+                transport, protocol, cell, clock, wire_limits_of(POLICY)
             )
             watch = Watch(cell, POLICY)
             runtime.spawn(cell.run, name="fuzzed")

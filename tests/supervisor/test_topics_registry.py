@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import Actor, ConnectionActor
-from actors.cell import Cell
-from actors.mailbox import Bounds, Overflow
+from actors.cell import Cell, CellOptions
+from actors.mailbox import Bounds
 from actors.testing import Client, ManualClock, connected, running, settled
 from supervisor.topics import Topics
 
@@ -58,7 +58,7 @@ async def room(*actors: type[ConnectionActor], **limits: Any) -> AsyncIterator[t
 async def service(topics: Topics, bounds: Bounds) -> AsyncIterator[Cell]:
     """Run a service whose mailbox holds what ``bounds`` say."""
     async with running() as runtime:
-        cell = Cell(runtime, Service, id="service", bounds=bounds, overflow=Overflow.RAISE)
+        cell = Cell(runtime, Service, id="service", options=CellOptions(bounds=bounds))
         runtime.spawn(cell.run, name="service")
         await settled()
         yield cell

@@ -12,13 +12,14 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from websockets.frames import Frame, Opcode
+from websockets.exceptions import ProtocolError
+from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import CLOSING, OPEN
 from websockets.server import ServerProtocol
 
-from actors.transports.fastlane import BATCH, PING_SIZE, header_of, read_frames
+from actors.transports.fastlane import BATCH, PING_SIZE, header_of, read_alone, read_close, read_frames
 from actors.transports.memory import MemoryTransport
-from actors.transports.websocket import WebSocket, frame_of
+from actors.transports.websocket import WebSocket, WireLimits, frame_of
 
 MAX_MESSAGE = 300
 
@@ -77,10 +78,7 @@ def run(
         ServerProtocol(state=OPEN) if made_already else None,
         recorder,
         lambda: now,
-        max_message=MAX_MESSAGE,
-        max_fragments=5,
-        control_rate=1.0,
-        control_burst=6,
+        WireLimits(MAX_MESSAGE, max_fragments=5, control_rate=1.0, control_burst=6),
     )
     if not fast:
         websocket._plain = websocket._between_frames = False
@@ -202,7 +200,7 @@ def test_both_lanes_agree_on_frames_of_one_length_in_any_split(
 @pytest.mark.parametrize("payload", [b"", b"\x03\xe8", b"\x0f\xa1" + b"x" * 123])
 def test_a_close_frame_needs_no_protocol_on_either_side(payload: bytes) -> None:
     transport = MemoryTransport(bytearray().extend, lambda: None)
-    websocket = WebSocket(transport, None, Recorder(), lambda: 1.0, max_message=MAX_MESSAGE)
+    websocket = WebSocket(transport, None, Recorder(), lambda: 1.0, WireLimits(MAX_MESSAGE))
 
     websocket.send_close(4001, "ours")
     websocket.data(masked(Opcode.TEXT, b"crosses it") + masked(Opcode.CLOSE, payload))
@@ -210,6 +208,37 @@ def test_a_close_frame_needs_no_protocol_on_either_side(payload: bytes) -> None:
     assert websocket.sent == (4001, "ours")
     assert websocket.received is not None
     assert websocket._protocol is None
+
+
+@pytest.mark.parametrize("reason", [b"", b"why", b"\xc3", b"x" * 123])
+def test_a_close_frame_is_read_as_the_protocol_reads_it_or_left_to_it(reason: bytes) -> None:
+    for code in range(0x10000):
+        payload = code.to_bytes(2, "big") + reason
+        try:
+            close = Close.parse(payload)
+        except (ProtocolError, UnicodeDecodeError):
+            expected = None
+        else:
+            expected = payload, (close.code, close.reason)
+        frame = masked(Opcode.CLOSE, payload)
+
+        assert read_close(frame, 0) == expected
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    st.one_of(
+        st.builds(masked, st.sampled_from(Opcode), st.binary(max_size=125)),
+        st.builds(lambda text: masked(Opcode.TEXT, text.encode()), st.text(max_size=140)),
+        st.binary(max_size=140),
+    ),
+    st.integers(0, 130),
+)
+def test_a_frame_that_comes_alone_is_read_as_among_others(data: bytes, max_message: int) -> None:
+    messages, end, _ = read_frames(data, max_message)
+    alone = len(messages) == 1 and end == len(data) and data[1] & 0x7F < 126
+
+    assert read_alone(data, max_message) == (messages[0] if alone else None)
 
 
 @settings(max_examples=300, deadline=None)

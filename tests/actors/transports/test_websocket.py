@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.transports.memory import MemoryTransport
-from actors.transports.websocket import LARGE, STEP, TURN, WebSocket, frame_of
+from actors.transports.websocket import LARGE, NO_LIMIT, STEP, TURN, WebSocket, WireLimits, frame_of
 from tests.raw import (
     BINARY,
     CLOSE,
@@ -30,7 +30,7 @@ from tests.raw import (
 class Conversation:
     """A WebSocket with a receiver that keeps what it is told, and a peer that keeps what it gets."""
 
-    def __init__(self, max_message: int | None = 1024, **limits: Any) -> None:
+    def __init__(self, max_message: int = 1024, **limits: Any) -> None:
         self.now = 100.0
         self.told: list[str | bytes] = []
         self.ends: list[str] = []
@@ -42,9 +42,8 @@ class Conversation:
         self.room: int | None = None
         """How many messages more there is room for, before the receiver pauses."""
         self.transport = MemoryTransport(self.wire.extend, lambda: None)
-        self.websocket = WebSocket(
-            self.transport, None, self, lambda: self.now, max_message=max_message, **limits
-        )
+        wire_limits = WireLimits(max_message, **limits)
+        self.websocket = WebSocket(self.transport, None, self, lambda: self.now, wire_limits)
         self.transport.sink = self.websocket
 
     def received(self, message: str | bytes) -> None:
@@ -197,7 +196,7 @@ def test_a_message_of_any_size_goes_out_in_one_frame(kind: type[str | bytes], si
 
 
 def test_much_at_once_is_handled_at_once_when_all_of_it_is_taken_apart() -> None:
-    conversation = Conversation(max_message=None)
+    conversation = Conversation(max_message=NO_LIMIT)
 
     conversation.feed(encode(BINARY, bytes(LARGE)) + encode(TEXT, b"behind") + encode_close())
     assert (conversation.hurried, conversation.ends) == ([2], ["peer closed"])
