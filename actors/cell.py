@@ -21,6 +21,7 @@ from types import CoroutineType
 from typing import Any
 
 import anyio
+import trio
 from anyio.lowlevel import checkpoint
 
 from actors import monitors
@@ -189,37 +190,41 @@ class Cell:
 
     # -- the life ------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection  # as any task of the runtime
     async def run(self) -> None:
         """Run the actor from its first hook to the end of its teardown; the body of its task."""
         task = self.runtime.backend.current_task()
         fresh = True
-        while True:
-            scope = self.hook.begin(task)
-            try:
-                with scope:
-                    if fresh:
-                        await self._begin_life()
-                    if self.actor is not None:
-                        await self._loop()
-            except BaseException as error:
-                if self.runtime.ending:
-                    raise
-                self.crash(error)
-            if self._crash is not None:
-                self.hook.stop_timer()
-                fresh = await self._end_life()
-                if not fresh:
+        try:
+            while True:
+                scope = self.hook.begin(task)
+                try:
+                    with scope:
+                        if fresh:
+                            await self._begin_life()
+                        if self.actor is not None:
+                            await self._loop()
+                except BaseException as error:
+                    if self.runtime.ending:
+                        raise
+                    self.crash(error)
+                if self._crash is not None:
+                    self.hook.stop_timer()
+                    fresh = await self._end_life()
+                    if not fresh:
+                        break
+                elif scope.cancel_called and self.restartable:
+                    self.hook.stop_timer()
+                    fresh = False  # the hook was cancelled, and its actor goes on
+                else:
                     break
-            elif scope.cancel_called and self.restartable:
-                self.hook.stop_timer()
-                fresh = False  # the hook was cancelled, and its actor goes on
-            else:
-                break
-        while self.state in ALIVE:
-            await self._parker.park()
-        if self.hook.task is task:
-            self.hook.task = None
-        await self._tear_down()
+            while self.state in ALIVE:
+                await self._parker.park()
+            if self.hook.task is task:
+                self.hook.task = None
+            await self._tear_down()
+        except BaseException as error:
+            self.runtime.failed(error)
 
     async def _begin_life(self) -> None:
         error, self._crash = self._crash, None

@@ -10,6 +10,7 @@ import logging
 import math
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 import anyio
@@ -132,9 +133,13 @@ class Runtime:
         Whatever gets out all the same would end every actor of the runtime, so it ends here, with a
         log record.  Cancellation passes.
         """
+        self.start(partial(self._contain, function, args), name=name)
+
+    def start(self, run: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> None:
+        """Start a task of what gives to ``failed`` by itself whatever would get out."""
         if self._tasks is None:
-            self._task_group.start_soon(self._contain, function, args, name=name)
-        elif self._tasks.start(self._contain(function, args), name):
+            self._task_group.start_soon(run, name=name)
+        elif self._tasks.start(run(), name):
             self._task_group.start_soon(self._tasks.keep, name="tasks")
 
     @property
@@ -146,12 +151,17 @@ class Runtime:
     async def _contain(self, function: Callable[..., Awaitable[object]], args: tuple[object, ...]) -> None:
         try:
             await function(*args)
-        except self.cancelled:
-            if self.ending:
-                raise
-            logger.exception("a task was cancelled by something that does not own it")
-        except BaseException:
-            logger.exception("a task of the runtime failed")
+        except BaseException as error:
+            self.failed(error)
+
+    def failed(self, error: BaseException) -> None:
+        """Log what would get out of a task; raises it when it is the cancellation of all of them."""
+        if not isinstance(error, self.cancelled):
+            logger.error("a task of the runtime failed", exc_info=error)
+        elif self.ending:
+            raise error
+        else:
+            logger.error("a task was cancelled by something that does not own it", exc_info=error)
 
     @property
     def in_thread(self) -> bool:

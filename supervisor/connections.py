@@ -96,7 +96,7 @@ class ConnectionSupervisor:
 
     def start(self, cell: ConnectionCell, policy: Policy, ticket: Ticket, timer: Timer | None) -> None:
         """Take over a cell whose WebSocket is open, its place and its timer; the caller runs it."""
-        self._cells[cell] = _Child(policy, Watch(cell, policy, timer), ticket, cell.runtime.clock())
+        self._cells[cell] = _Child(policy, Watch(cell, policy, timer), ticket, cell.websocket.opened_at)
         self._around.registry.register(cell.id, cell.ref)
         hooks, request = self._around.hooks, cell.request
         if heard(hooks, logging.DEBUG):

@@ -19,6 +19,8 @@ from typing import Any, final
 
 from actors import ExitReason, Overflow
 
+LIFETIME_JITTER = 0.1
+"""How far the lifetimes of connections are spread: plus or minus this part of them."""
 _MOST = sys.float_info.max
 _LEAST_OVER_ZERO = math.ulp(0.0)
 
@@ -263,7 +265,7 @@ class Policy:
     overflow: Overflow
     """What happens to a told message when the mailbox is full."""
     patience: float
-    """Seconds after 101 within which no timeout can be due, whatever happens; follows from the others."""
+    """Seconds after 101 within which nothing can be due, whatever happens; follows from the others."""
 
     def __init__(
         self,
@@ -293,7 +295,11 @@ class Policy:
         object.__setattr__(self, "_given", given)
         for part, default in _DEFAULTS.items():
             object.__setattr__(self, part, given.get(part, default))
-        limits_of_time = (self.timeouts.handler, self.timeouts.idle, self.timeouts.assembly)
+        limits_of_time = [self.timeouts.handler, self.timeouts.idle, self.timeouts.assembly]
+        if self.timeouts.lifetime is not None:
+            limits_of_time.append(self.timeouts.lifetime * (1 - LIFETIME_JITTER))
+        if self.heartbeat is not None:
+            limits_of_time.append(self.heartbeat.interval * (1 - self.heartbeat.jitter))
         least = min((one for one in limits_of_time if one is not None), default=math.inf)
         object.__setattr__(self, "patience", least)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, final
@@ -89,7 +89,7 @@ class Upgrade:
             if not server.accepting:
                 raise HandshakeRefused(503, "the server is going down", {"Retry-After": "5"})
             server.gate.ask(self._ticket, client, handshake.request)
-            codec = choose_codec(route.actor.codec, handshake.request.subprotocol)
+            codec = terms.codec or choose_codec(route.actor.codec, handshake.request.subprotocol)
         except HandshakeRefused as refused:
             self._refuse(refused)
         except LookupError:
@@ -101,7 +101,7 @@ class Upgrade:
                 server.runtime.spawn(self._ask_class, handshake, terms, codec, name=name)
             else:
                 cell = self._accept(handshake, terms, codec)
-                server.runtime.spawn(cell.run, name=f"{route.actor.__name__} {cell.id}")
+                server.runtime.start(cell.run, name=f"{route.actor.__name__} {cell.id}")
 
     async def _ask_class(self, handshake: Handshake, terms: Terms, codec: Codec) -> None:
         actor = terms.actor
@@ -182,7 +182,7 @@ _NOT_READY = HandshakeRefused(503, "not ready", {"Retry-After": "5"})
 class Terms:
     """What every connection of one route gets under a server's policy; worked out once."""
 
-    __slots__ = ("actor", "asks_class", "options", "policy", "subprotocols", "wire")
+    __slots__ = ("actor", "asks_class", "codec", "options", "policy", "subprotocols", "wire")
 
     def __init__(self, route: Route, server_policy: Policy | None, supervisor: ConnectionSupervisor) -> None:
         self.actor = route.actor
@@ -190,6 +190,9 @@ class Terms:
         self.options = supervisor.options(policy)
         self.wire = wire_limits_of(policy)
         self.subprotocols = route.subprotocols
+        by_subprotocol = isinstance(route.actor.codec, Mapping)
+        self.codec = None if by_subprotocol else choose_codec(route.actor.codec, None)
+        """``None`` where the subprotocol decides."""
         self.asks_class = _on_upgrade(route.actor) is not _on_upgrade(ConnectionActor)
         """Whether the class has an ``on_upgrade`` of its own."""
 

@@ -14,15 +14,13 @@ from actors.cell import Cell
 from actors.connection_cell import ConnectionCell
 from actors.errors import HandlerTimeout
 from actors.timers import Timer
-from supervisor.policies import CLOSE_FOR, Facts, Policy, Verdict, examine
+from supervisor.policies import CLOSE_FOR, LIFETIME_JITTER, Facts, Policy, Verdict, examine
 
 LATE = 1.0
 """Seconds: a look that comes later than this after its time says that the process stood still."""
 
 FEW = 1000
 """Timers: with fewer of them pings are sent twice a second, with more of them eight times."""
-
-_LIFETIME_JITTER = 0.1
 
 
 @final
@@ -32,20 +30,21 @@ class Watch:
     __slots__ = ("_cell", "_lifetime_ends", "_next_ping", "_ping_sent", "_policy", "_timer")
 
     def __init__(self, cell: ConnectionCell, policy: Policy, timer: Timer | None = None) -> None:
-        """Take over ``timer``, that of the handshake perhaps, if there is one."""
+        """Take over ``timer``, that of the handshake perhaps, if there is one.
+
+        Many connections end before anything can be due, so this only sets the time of the first look.
+        """
         self._cell = cell
         self._policy = policy
-        now = cell.runtime.clock()
-        lifetime = policy.timeouts.lifetime
-        self._lifetime_ends = math.inf if lifetime is None else now + lifetime * _spread(_LIFETIME_JITTER)
-        self._next_ping = self._ping_after(now)
+        self._next_ping = self._lifetime_ends = math.inf  # until the first look
         self._ping_sent: float | None = None
-        first_look = _together(min(self._lifetime_ends, self._next_ping, now + policy.patience), now)
+        opened_at = cell.websocket.opened_at
+        first_look = _together(opened_at + policy.patience, opened_at)
         timers = cell.runtime.timers
         if timer is None:
-            timer = timers.at(first_look, self.look)
+            timer = timers.at(first_look, self._first_look)
         else:
-            timers.pass_on(timer, first_look, self.look)
+            timers.pass_on(timer, first_look, self._first_look)
         self._timer = cell.timer = timer
         cell.on_congested = self._congested
 
@@ -54,7 +53,15 @@ class Watch:
         self._timer.cancel()
         self._cell.on_congested = None
 
-    def look(self) -> None:
+    def _first_look(self) -> None:
+        opened_at, lifetime = self._cell.websocket.opened_at, self._policy.timeouts.lifetime
+        if lifetime is not None:
+            self._lifetime_ends = opened_at + lifetime * _spread(LIFETIME_JITTER)
+        self._next_ping = self._ping_after(opened_at)
+        self._cell.runtime.timers.pass_on(self._timer, math.inf, self._look)
+        self._look()
+
+    def _look(self) -> None:
         """Do what is due, and set the time of the next look."""
         cell = self._cell
         now = cell.runtime.clock()

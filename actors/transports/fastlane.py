@@ -36,6 +36,8 @@ _BEGINNINGS = (0x01, 0x02)
 _LAST = 0x80
 _CONTINUATIONS = (0x00, _LAST)
 _CLOSE = 0x88
+CONTROL = 0x08
+"""The bit of an opcode that control frames have (RFC 6455, section 5.5)."""
 _MASKED = 0x80
 _NO_STATUS = int(CloseCode.NO_STATUS_RECEIVED), ""
 TEXT_HEADERS = tuple(bytes((_TEXT, length)) for length in range(126))

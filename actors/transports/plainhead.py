@@ -13,7 +13,6 @@ import re
 import time
 from email.utils import formatdate
 from functools import lru_cache
-from typing import NamedTuple
 
 from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS
 from websockets.utils import accept_key
@@ -24,36 +23,32 @@ _HEAD = re.compile(
 )
 _FIELD = re.compile(r"([^:]+):[\t ]*([^\r]*)\r\n")
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes (RFC 6455, section 4.1)
-_CONNECTION = frozenset({"upgrade", "keep-alive, upgrade"})
+_UPGRADE = frozenset({"websocket", "WebSocket"})
+_CONNECTION = frozenset({"Upgrade", "upgrade", "keep-alive, Upgrade", "Keep-Alive, Upgrade"})
 _NOT_PLAIN = frozenset({"content-length", "sec-websocket-protocol", "transfer-encoding"})
 
 
-class PlainHead(NamedTuple):
-    """What a plain request asks for."""
+def read_plain_head(head: bytes) -> tuple[str, dict[str, str], str] | None:
+    """Read the head of an upgrade, up to its empty line; ``None`` when it is not plain.
 
-    target: str
-    values: dict[str, str]
-    """Of the fields, by their names in small letters."""
-    key: str
-
-
-def read_plain_head(head: bytes) -> PlainHead | None:
-    """Read the head of an upgrade, up to its empty line; ``None`` when it is not plain."""
+    Gives the target, the values of the fields by their names in small letters, and the key.
+    """
     found = _HEAD.fullmatch(head) if len(head) <= MAX_LINE_LENGTH else None
     if found is None:
         return None
-    fields = _FIELD.findall(found[2].decode("latin-1"))
+    target, lines = found.groups()
+    fields = _FIELD.findall(lines.decode("latin-1"))
     values = {name.lower(): value.rstrip(" \t") for name, value in fields}
     key = values.get("sec-websocket-key", "")
     plain = (
         len(fields) == len(values) <= MAX_NUM_HEADERS
-        and values.get("upgrade", "").lower() == "websocket"
-        and values.get("connection", "").lower() in _CONNECTION
+        and values.get("upgrade") in _UPGRADE
+        and values.get("connection") in _CONNECTION
         and values.get("sec-websocket-version") == "13"
         and _KEY.fullmatch(key) is not None
         and _NOT_PLAIN.isdisjoint(values)
     )
-    return PlainHead(found[1].decode("ascii"), values, key) if plain else None
+    return (target.decode("ascii"), values, key) if plain else None
 
 
 def switching(key: str) -> bytes:

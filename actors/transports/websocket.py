@@ -23,6 +23,7 @@ from actors.codes import CloseCode
 from actors.rates import TokenBucket
 from actors.transports.fastlane import (
     BINARY_HEADERS,
+    CONTROL,
     PING_HEADER,
     PING_SIZE,
     TEXT_HEADERS,
@@ -194,14 +195,15 @@ class WebSocket:
                 self.last_message = self.last_received
                 receiver.received_many([message], len(data))
                 return
-            messages, start, incomplete = read_frames(data, self._max_message)
-            if messages:  # as _deliver, of which every message would feel the call
-                self.last_message = self.last_received
-                receiver.received_many(messages, start)
-                if len(messages) > 1:
-                    self.transport.gather()
-            if incomplete is not None:
-                self._begin(incomplete)
+            if not data[0] & CONTROL:
+                messages, start, incomplete = read_frames(data, self._max_message)
+                if messages:  # as _deliver, of which every message would feel the call
+                    self.last_message = self.last_received
+                    receiver.received_many(messages, start)
+                    if len(messages) > 1:
+                        self.transport.gather()
+                if incomplete is not None:
+                    self._begin(incomplete)
             if start < len(data) and self.ping_sent_at is not None and self._answered(read_pong(data, start)):
                 start = len(data)
         if start < len(data):

@@ -135,5 +135,5 @@ def test_what_common_clients_send_takes_the_fast_lane(fields: str) -> None:
     plain = read_plain_head(head)
 
     assert plain is not None
-    assert plain.target == "/chat?token=1"
-    assert plain.key == KEY
+    target, _, key = plain
+    assert (target, key) == ("/chat?token=1", KEY)
