@@ -12,7 +12,6 @@ The rules of this file:
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -95,6 +94,7 @@ class Cell:
     """One actor at work.  For the thread of its event loop, but for what ``ActorRef`` calls."""
 
     __slots__ = (
+        "__weakref__",
         "_asked",
         "_crash",
         "_incarnation",
@@ -102,7 +102,6 @@ class Cell:
         "_make",
         "_options",
         "_parker",
-        "_ref",
         "_restarting",
         "_when_stopped",
         "actor",
@@ -145,7 +144,6 @@ class Cell:
         self.torn_down_at: tuple[float, float] | None = None
         self.monitors: Monitors | None = None
         self._incarnation: Incarnation | None = None  # most actors need none
-        self._ref: weakref.ref[ActorRef] | None = None
         self._make = make
         self._options = options
         self._restarting = False
@@ -158,11 +156,7 @@ class Cell:
     @property
     def ref(self) -> ActorRef:
         """The actor's address; not held here, or only the garbage collector could free the two."""
-        ref = None if self._ref is None else self._ref()
-        if ref is None:
-            ref = ActorRef(self)
-            self._ref = weakref.ref(ref)
-        return ref
+        return ActorRef(self)
 
     @property
     def incarnation(self) -> Incarnation:
@@ -225,6 +219,8 @@ class Cell:
             await self._tear_down()
         except BaseException as error:
             self.runtime.failed(error)
+        finally:
+            self.runtime.ends(task)
 
     async def _begin_life(self) -> None:
         error, self._crash = self._crash, None

@@ -112,5 +112,5 @@ def _take(cell: Cell, message: Down | Restarted) -> None:
 
 def _forget_down(cell: Cell, ref: ActorRef) -> None:
     control = cell.mailbox.control
-    for message in [one for one in control if isinstance(one, Down) and one.ref is ref]:
+    for message in [one for one in control if isinstance(one, Down) and one.ref == ref]:
         control.remove(message)

@@ -65,13 +65,13 @@ class Asked(Told):
 
 @final
 class ActorRef:
-    """The address of one actor, the same through every restart; hashable and comparable.
+    """The address of one actor, the same through every restart; two of one actor are equal.
 
     ``tell``, ``ask``, ``close`` and ``monitor`` may be called from any thread, also after the
     actor's end.
     """
 
-    __slots__ = ("__weakref__", "_cell", "id")
+    __slots__ = ("_cell", "id")
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
@@ -79,6 +79,12 @@ class ActorRef:
 
     def __repr__(self) -> str:
         return f"<ActorRef {self._cell.kind} {self.id}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActorRef) and self._cell is other._cell
+
+    def __hash__(self) -> int:
+        return hash(self._cell)
 
     @property
     def alive(self) -> bool:

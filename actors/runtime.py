@@ -64,12 +64,11 @@ class AsyncioTasks:
     def start(self, coroutine: Coroutine[Any, Any, None], name: str) -> bool:
         """Start a task; tell whether ``keep`` is to be started for it."""
         first = not self._tasks
-        task = self._loop.create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        self._tasks.add(self._loop.create_task(coroutine, name=name))
         return first
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def end(self, task: asyncio.Task[None]) -> None:
+        """Forget ``task``, which does nothing more."""
         self._tasks.discard(task)
         if not self._tasks:
             self._emptied.set()
@@ -85,7 +84,8 @@ class AsyncioTasks:
                 while self._tasks:
                     for task in self._tasks:
                         task.cancel()
-                    await asyncio.wait(self._tasks, timeout=CANCEL_AGAIN)
+                    done, _ = await asyncio.wait(self._tasks, timeout=CANCEL_AGAIN)
+                    self._tasks -= done  # those that were cancelled before their first step
             raise
 
 
@@ -136,7 +136,7 @@ class Runtime:
         self.start(partial(self._contain, function, args), name=name)
 
     def start(self, run: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> None:
-        """Start a task of what gives to ``failed`` by itself whatever would get out."""
+        """Start a task that gives to ``failed`` whatever would get out of it, and calls ``ends`` last."""
         if self._tasks is None:
             self._task_group.start_soon(run, name=name)
         elif self._tasks.start(run(), name):
@@ -153,6 +153,13 @@ class Runtime:
             await function(*args)
         except BaseException as error:
             self.failed(error)
+        finally:
+            self.ends(self.backend.current_task())
+
+    def ends(self, task: Any) -> None:
+        """``task``, which calls this, does nothing more."""
+        if self._tasks is not None:
+            self._tasks.end(task)
 
     def failed(self, error: BaseException) -> None:
         """Log what would get out of a task; raises it when it is the cancellation of all of them."""

@@ -97,7 +97,7 @@ class ConnectionSupervisor:
     def start(self, cell: ConnectionCell, policy: Policy, ticket: Ticket, timer: Timer | None) -> None:
         """Take over a cell whose WebSocket is open, its place and its timer; the caller runs it."""
         self._cells[cell] = _Child(policy, Watch(cell, policy, timer), ticket, cell.websocket.opened_at)
-        self._around.registry.register(cell.id, cell.ref)
+        self._around.registry.register(cell.id, cell)
         hooks, request = self._around.hooks, cell.request
         if heard(hooks, logging.DEBUG):
             tell(hooks, ConnectionOpened(cell.id, request.path, request.client, request.subprotocol))
@@ -139,7 +139,7 @@ class ConnectionSupervisor:
         crashed = cell.exit_reason.abnormal
         if not (crashed and cell.messages_in):  # a crash that the peer provoked says nothing about us
             self._gate.opened(crashed=crashed, lived=cell.opened_for)
-        self._around.registry.forget(cell.id, cell.ref)
+        self._around.registry.forget(cell.id, cell)
         self._around.topics.forget(cell)
         hooks, request = self._around.hooks, cell.request
         if heard(hooks, level_of_end(cell.leaks, clean=cell.clean)):

@@ -52,11 +52,11 @@ class Child:
         "backoff",
         "born_at",
         "by_hand",
+        "cells",
         "id",
         "life",
         "lives",
         "policy",
-        "refs",
         "spec",
         "started",
         "waits_with",
@@ -77,8 +77,8 @@ class Child:
         self.backoff = BackoffClock(self.policy.backoff)
         self.waits_with: list[Child] | None = None
         """Those that are started again together with it, in this order; ``None`` when it does not wait."""
-        self.refs: WeakSet[ActorRef] = WeakSet()
-        """Those of all its lives, as far as somebody has them."""
+        self.cells: WeakSet[Cell] = WeakSet()
+        """Those of all its lives, as far as somebody has their refs."""
         self.watch: HandlerWatch | None = None
 
     @property
@@ -314,8 +314,8 @@ class Node:
                 on_exit=lambda cell: self._exited(child, cell),
             ),
         )
-        around.registry.register(cell.id, cell.ref)
-        child.refs.add(cell.ref)
+        around.registry.register(cell.id, cell)
+        child.cells.add(cell)
         if policy.timeouts.handler is not None:
             child.watch = HandlerWatch(cell, policy.timeouts.handler)
         return cell
@@ -329,7 +329,7 @@ class Node:
     def _exited(self, child: Child, life: Cell | Node) -> None:
         """Called by a life at its end, in its own task."""
         if isinstance(life, Cell):
-            self._around.registry.forget(life.id, life.ref)
+            self._around.registry.forget(life.id, life)
             self._around.topics.forget(life)
             if life.leaks:
                 logger.warning("%r left behind: %s", life.ref, ", ".join(life.leaks))
@@ -486,7 +486,7 @@ class Node:
     async def _stop_child(self, ref: ActorRef, answer: Answer) -> None:
         self._requests.discard(answer)
         for child in self._children:
-            if ref in child.refs:
+            if ref._cell in child.cells:
                 await self._stop(child)
                 self._children.remove(child)
                 break

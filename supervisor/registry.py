@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import final
 
 from actors import ActorRef
+from actors.cell import Cell
 
 
 @final
@@ -18,11 +19,11 @@ class Registry(Mapping[str, ActorRef]):
     __slots__ = ("_names",)
 
     def __init__(self) -> None:
-        self._names: dict[str, ActorRef] = {}
+        self._names: dict[str, Cell] = {}
 
     def __getitem__(self, name: str) -> ActorRef:
         try:
-            return self._names[name]
+            return self._names[name].ref
         except KeyError:
             raise KeyError(f"no live actor is called {name!r}") from None
 
@@ -35,15 +36,15 @@ class Registry(Mapping[str, ActorRef]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def register(self, name: str, ref: ActorRef) -> None:
-        """Enter ``ref`` under ``name``; raises ``ValueError`` when the name is taken."""
+    def register(self, name: str, cell: Cell) -> None:
+        """Enter ``cell`` under ``name``; raises ``ValueError`` when the name is taken."""
         if name in self._names:
             raise ValueError(
-                f"name: {name!r} belongs to {self._names[name]!r}; names are unique while it lives"
+                f"name: {name!r} belongs to {self._names[name].ref!r}; names are unique while it lives"
             )
-        self._names[name] = ref
+        self._names[name] = cell
 
-    def forget(self, name: str, ref: ActorRef) -> None:
-        """Remove ``name`` if it is ``ref``'s."""
-        if self._names.get(name) is ref:
+    def forget(self, name: str, cell: Cell) -> None:
+        """Remove ``name`` if it is ``cell``'s."""
+        if self._names.get(name) is cell:
             del self._names[name]

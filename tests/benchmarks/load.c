@@ -1,7 +1,7 @@
 /* The load generator of the benchmarks: one thread, epoll, WebSocket clients over loopback.
  *
- *     load WORK --port 8000 --path /echo [--connections 50] [--in-flight 1] [--size 64] [--binary]
- *               [--seconds 5] [--warmup 1] [--code 1000] [--reason bye] [--pid PID]...
+ *     load WORK --port 8000 --path /echo [--connections 50] [--in-flight 1] [--size 64] [--shortest 64]
+ *               [--binary] [--seconds 5] [--warmup 1] [--code 1000] [--reason bye] [--pid PID]...
  *
  * WORK is one of
  *   echo         keep `in-flight` messages on the way on every connection; count the echoes
@@ -11,6 +11,8 @@
  *   drain        open all, say "go" at --control, wait for the Close frames of the server
  *   hold         answer pings; a number on stdin says how many are to be open and gives a report, the
  *                end of stdin ends it
+ *
+ * Messages have --size bytes; with --shortest those in flight have other lengths, down to that one.
  *
  * A cycle is clean when exactly one Close frame came, with --code and --reason (closed by this side
  * the reason may be missing: RFC 6455, section 5.5.1, asks for the code), and then the end of stream.
@@ -66,6 +68,7 @@ struct connection {
     const unsigned char *out;     /* what could not be written yet of the data frames */
     size_t out_left;
     unsigned frames_to_send;
+    unsigned next_out, next_in;   /* which of those in flight is sent next, and comes back next */
     unsigned char reply[512];     /* control frames that wait behind `out` */
     unsigned reply_size;
     bool wants_write;
@@ -80,7 +83,7 @@ struct connection {
 static const char *work;
 static int port;
 static const char *path = "/echo", *control_path = "/drain", *reason = "";
-static unsigned wanted = 50, in_flight = 1, size = 64, code = 1000;
+static unsigned wanted = 50, in_flight = 1, size = 64, shortest, code = 1000;
 static unsigned opcode_sent = TEXT;
 static double seconds = 5, warmup = 1;
 static pid_t pids[64];
@@ -89,8 +92,9 @@ static unsigned pid_count;
 static int epoll_fd;
 static struct connection *connections;
 static unsigned opened, opening, started;
-static unsigned char *payload, *frames;
-static size_t frame_size;
+static unsigned char *payload, *frames; /* those in flight, twice in a row: any of them may be the first */
+static size_t *starts;                  /* of the frames */
+static unsigned *lengths;
 static unsigned char *buffer;
 
 static uint64_t messages, clean, unclean, pings, errors;
@@ -171,9 +175,13 @@ static void make_frames(void)
     payload = malloc(size + 1);
     for (unsigned i = 0; i < size; i++)
         payload[i] = opcode_sent == TEXT ? 'a' + i % 26 : (unsigned char)(i * 31 + 7);
-    frames = malloc((size + 14) * (size_t)in_flight);
-    for (unsigned i = 0; i < in_flight; i++)
-        frame_size = put_frame(frames + i * frame_size, opcode_sent, payload, size);
+    frames = malloc((size + 14) * (size_t)in_flight * 2);
+    starts = calloc(in_flight * 2 + 1, sizeof *starts);
+    lengths = calloc(in_flight, sizeof *lengths);
+    for (unsigned i = 0; i < in_flight * 2; i++) {
+        unsigned length = lengths[i % in_flight] = size - i % in_flight * 7 % (size - shortest + 1);
+        starts[i + 1] = starts[i] + put_frame(frames + starts[i], opcode_sent, payload, length);
+    }
 }
 
 /* -- sockets --------------------------------------------------------------------------------- */
@@ -230,8 +238,9 @@ static void flush(struct connection *c)
             memmove(c->reply, c->reply + n, c->reply_size - n);
             c->reply_size -= n;
         } else if (c->frames_to_send) {
-            c->out = frames;
-            c->out_left = frame_size * c->frames_to_send;
+            c->out = frames + starts[c->next_out];
+            c->out_left = starts[c->next_out + c->frames_to_send] - starts[c->next_out];
+            c->next_out = (c->next_out + c->frames_to_send) % in_flight;
             c->frames_to_send = 0;
         } else {
             break;
@@ -391,8 +400,9 @@ static bool take(struct connection *c, const unsigned char *data, size_t length)
         if (c->opcode >= CLOSE) {
             control_frame(c);
         } else if (c->final) {
-            if (c->offset != size)
+            if (c->offset != lengths[c->next_in])
                 note_error("a message of another length than was sent");
+            c->next_in = (c->next_in + 1) % in_flight;
             c->seen++;
             on_message(c);
         }
@@ -721,7 +731,7 @@ int main(int argc, char **argv)
         {"port", 1, 0, 'p'},     {"path", 1, 0, 'a'},    {"connections", 1, 0, 'n'}, {"in-flight", 1, 0, 'k'},
         {"size", 1, 0, 's'},     {"binary", 0, 0, 'b'},  {"seconds", 1, 0, 't'},     {"warmup", 1, 0, 'w'},
         {"code", 1, 0, 'c'},     {"reason", 1, 0, 'r'},  {"pid", 1, 0, 'P'},         {"control", 1, 0, 'C'},
-        {0, 0, 0, 0}};
+        {"shortest", 1, 0, 'm'}, {0, 0, 0, 0}};
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;)
         switch (o) {
         case 'p': port = atoi(optarg); break;
@@ -729,6 +739,7 @@ int main(int argc, char **argv)
         case 'n': wanted = atoi(optarg); break;
         case 'k': in_flight = atoi(optarg); break;
         case 's': size = atoi(optarg); break;
+        case 'm': shortest = atoi(optarg); break;
         case 'b': opcode_sent = BINARY; break;
         case 't': seconds = atof(optarg); break;
         case 'w': warmup = atof(optarg); break;
@@ -742,7 +753,9 @@ int main(int argc, char **argv)
             break;
         default: return 2;
         }
-    if (optind != argc - 1 || !port || !wanted || !in_flight || !size || strlen(reason) > 123)
+    if (!shortest)
+        shortest = size;
+    if (optind != argc - 1 || shortest > size || !port || !wanted || !in_flight || !size || strlen(reason) > 123)
         die("usage: load WORK --port PORT ...; see the beginning of load.c");
     work = argv[optind];
     buffer = malloc(READ_SIZE);

@@ -158,6 +158,7 @@ def _actors(row: str, kind: str, *servers: str) -> Work:
 
 _ONE = ("--size", "64")
 _MANY = ("--size", "64", "--in-flight", "32")
+_MIXED = (*_MANY, "--shortest", "8")
 _LARGE = ("--size", "65536", "--path", "/binary", "--binary")
 _CODE = ("--code", str(DONE[0]), "--reason", DONE[1])
 _PYKKA = ("Pykka", "ours")
@@ -165,6 +166,7 @@ _PYKKA = ("Pykka", "ours")
 WORKS: dict[str, Work] = {
     "echo-one": _rated("echo 64 B, one in flight", ON_UVLOOP, "echo", *_ONE),
     "echo-many": _rated("echo 64 B, 32 in flight", ON_UVLOOP, "echo", *_MANY),
+    "echo-mixed": _rated("echo 8 to 64 B, 32 in flight", ON_UVLOOP, "echo", *_MIXED),
     "echo-large": _rated("echo 64 KiB", ON_UVLOOP, "echo", *_LARGE),
     "server-close": _rated(
         "connect/echo/close, closed by the server", ON_UVLOOP, "server-close", "--path", "/close", *_CODE

@@ -156,7 +156,7 @@ async def test_restart_puts_a_new_instance_on_the_same_socket_with_the_same_id_a
             assert cell.incarnation_number == incarnation
 
         assert list(server.connections) == [ref]
-        assert server.registry[name] is ref
+        assert server.registry[name] == ref
         assert cell.actor is not first
         assert cell.actor is not None
         assert (cell.actor.id, cell.actor.ref) == (name, ref)

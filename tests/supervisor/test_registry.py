@@ -8,7 +8,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from actors import Actor, ActorRef, ConnectionActor
+from actors import Actor, ConnectionActor
+from actors.cell import Cell
 from actors.testing import started
 from supervisor import ChildSpec, Registry
 from tests.raw import raw_client
@@ -16,39 +17,40 @@ from tests.witness import serving, until
 
 
 class Named:
-    """Stands for the ref of an actor: the registry only keeps it."""
+    """Stands for a cell and its ref: the registry keeps the one and gives the other."""
 
     def __init__(self, id: str) -> None:
         self.id = id
+        self.ref = self
 
 
 class RegistryAgainstADict(RuleBasedStateMachine):
     """The registry is a dict in which a name is never overwritten and only its owner removes it."""
 
-    refs = Bundle("refs")
+    cells = Bundle("cells")
 
     def __init__(self) -> None:
         super().__init__()
         self.registry = Registry()
         self.names: dict[str, object] = {}
 
-    @rule(target=refs, id=st.sampled_from("ab"))
+    @rule(target=cells, id=st.sampled_from("ab"))
     def make(self, id: str) -> Named:
         return Named(id)
 
-    @rule(name=st.sampled_from(["clock", "room", "db"]), ref=refs)
-    def register(self, name: str, ref: ActorRef) -> None:
+    @rule(name=st.sampled_from(["clock", "room", "db"]), cell=cells)
+    def register(self, name: str, cell: Cell) -> None:
         if name in self.names:
             with pytest.raises(ValueError, match=f"^name: '{name}' belongs to "):
-                self.registry.register(name, ref)
+                self.registry.register(name, cell)
         else:
-            self.registry.register(name, ref)
-            self.names[name] = ref
+            self.registry.register(name, cell)
+            self.names[name] = cell
 
-    @rule(name=st.sampled_from(["clock", "room", "db"]), ref=refs)
-    def forget(self, name: str, ref: ActorRef) -> None:
-        self.registry.forget(name, ref)
-        if self.names.get(name) is ref:
+    @rule(name=st.sampled_from(["clock", "room", "db"]), cell=cells)
+    def forget(self, name: str, cell: Cell) -> None:
+        self.registry.forget(name, cell)
+        if self.names.get(name) is cell:
             del self.names[name]
 
     @invariant()
@@ -72,14 +74,14 @@ async def test_names_may_come_and_go_while_somebody_iterates() -> None:
     registry = Registry()
     async with started(Actor) as ref:
         for name in ("one", "two"):
-            registry.register(name, ref)
+            registry.register(name, ref._cell)
 
         seen = []
         for name in registry:
             seen.append(name)
-            registry.forget("two", ref)
+            registry.forget("two", ref._cell)
             if name == "one":
-                registry.register("three", ref)
+                registry.register("three", ref._cell)
 
     assert seen == ["one", "two"]
     assert list(registry) == ["one", "three"]
@@ -97,7 +99,7 @@ async def test_a_server_knows_its_services_by_name_and_its_connections_by_id() -
         async with raw_client(server) as client:
             await until(lambda: len(server.registry) == 2)
             (ref,) = server.connections
-            assert server.registry[ref.id] is ref
+            assert server.registry[ref.id] == ref
 
             await client.send_close()
             await client.rest()

@@ -429,7 +429,7 @@ async def test_a_restarted_service_joins_anew_and_its_old_membership_is_gone() -
     async with Supervisor([ChildSpec(Brittle, name="service", args=(got,))]) as tree:
         old = tree.registry["service"]
         tree.publish("topic", "boom")
-        await until(lambda: tree.registry.get("service", old) is not old)
+        await until(lambda: tree.registry.get("service", old) != old)
         await tree.registry["service"].ask("has begun")
         tree.publish("topic", "news")
 

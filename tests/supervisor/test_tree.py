@@ -162,7 +162,7 @@ async def test_what_follows_the_end_of_a_child(
 
         assert journal == [*stops("b"), *stops("".join(stopped)), *starts("".join(started))]
         assert set(after) == {"a", "b", "c"} - set(touched) | set(started)
-        assert {name for name, ref in after.items() if ref is before[name]} == {"a", "b", "c"} - set(touched)
+        assert {name for name, ref in after.items() if ref == before[name]} == {"a", "b", "c"} - set(touched)
         assert before["b"]._cell.exit_reason is exit.reason
         assert len(witness.crashes) == exit.abnormal
         assert [event.incarnation for event in witness.of(ActorRestarted)] == [2] * again
@@ -188,10 +188,10 @@ async def test_a_name_is_released_before_a_restart_takes_it_again() -> None:
     class Witnessed(Part):
         async def on_start(self) -> None:
             if trees:
-                seen.append((trees[0].registry["a"] is self.ref, old.alive))
+                seen.append((trees[0].registry["a"] == self.ref, old.alive))
 
         async def on_stop(self) -> None:
-            released.append(trees[0].registry["a"] is old)
+            released.append(trees[0].registry["a"] == old)
 
     trees: list[Tree] = []
     seen: list[tuple[bool, bool]] = []
@@ -206,7 +206,7 @@ async def test_a_name_is_released_before_a_restart_takes_it_again() -> None:
 
     assert seen == [(True, False)]
     assert released == [True, False], "the name is the actor's until the end of its teardown"
-    assert new is not old
+    assert new != old
     assert new.id == old.id == "a"
 
 
@@ -756,7 +756,7 @@ async def test_a_child_by_hand_starts_behind_the_others_and_stops_before_them(cl
     async with supervised_by_clock(clock, [part("a", journal)], strategy=Strategy.REST_FOR_ONE) as (tree, _):
         ref = await tree.start_child(part("b", journal))
         assert journal == starts("ab")
-        assert tree.registry["b"] is ref
+        assert tree.registry["b"] == ref
         journal.clear()
         await crash(clock, tree, "a")
         assert journal == [*stops("ab"), *starts("ab")]
