@@ -95,7 +95,7 @@ async def test_a_connection_survives_the_crash_of_a_service_hears_of_it_and_find
         answers = {(await client.frame()).text, (await client.frame()).text}
         await until(lambda: "room" in server.registry)
         assert await say(client, "room hello again") == "hello again"
-        assert server.registry["room"] is not old
+        assert server.registry["room"] != old
 
     assert answers == {"it has stopped", "room is down: crash"}
     assert [event.ref for event in witness.of(ActorRestarted)] == [old]
