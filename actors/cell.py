@@ -260,7 +260,7 @@ class Cell:
         while not self.hook.interrupted:
             message = pop()
             if message is EMPTY:
-                await self._parker.park()
+                await self._parker.park()  # holding no message: that one is the sentinel
                 turn = TURN
             elif message is STOP:
                 return

@@ -196,6 +196,8 @@ class ConnectionCell(Cell):
         assert actor is not None, "a cell without an actor has no loop"
         websocket, transport = self.websocket, self.websocket.transport
         left, half = TURN, mailbox.half
+        message: Any
+        result: Any
         while not hook.interrupted:
             if not left:
                 left = TURN
@@ -215,6 +217,7 @@ class ConnectionCell(Cell):
             elif mailbox.data:
                 message = mailbox.data.popleft()
             else:
+                message = result = None  # who waits holds no message of a megabyte
                 await self._parker.park()
                 left = TURN
                 continue
@@ -225,7 +228,7 @@ class ConnectionCell(Cell):
                 continue
             hook.since = websocket.last_message if transport.gathering else clock()
             try:
-                result: Any = actor.on_message(message)
+                result = actor.on_message(message)
                 if type(result) is CoroutineType:
                     await result
             except BaseException as error:

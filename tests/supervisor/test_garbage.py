@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import anyio
 import pytest
 
-from actors import CloseReport, ConnectionActor, Refusal, Request
+from actors import Actor, CloseReport, ConnectionActor, Refusal, Request
 from actors.timers import Timer
-from supervisor import Heartbeat, Policy, Server, Timeouts, serve
+from supervisor import ChildSpec, Heartbeat, Policy, Server, Timeouts, serve
 from tests.raw import CONTINUATION, PING, TEXT, RawClient, encode, encode_close
 from tests.witness import serving, until
 
@@ -138,6 +140,58 @@ async def test_a_connection_is_freed_with_its_end_however_that_comes(
                 await one(server, target, status, end)
 
             await until(lambda: own_objects() - before == Counter())
+
+
+class Thing:
+    """What a message is decoded to; somebody can see whether it is still there."""
+
+    alive: ClassVar[weakref.WeakSet[Thing]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        Thing.alive.add(self)
+
+
+class Things:
+    name = "things"
+
+    def encode(self, message: object) -> str:
+        return str(message)
+
+    def decode(self, data: str | bytes) -> object:
+        return Thing()
+
+
+class Counting(ConnectionActor):
+    codec = Things()
+
+    async def on_message(self, message: Thing) -> None:
+        await self.send(len(Thing.alive))
+
+    async def on_info(self, message: Thing) -> None:
+        await self.send(len(Thing.alive))
+
+
+class Service(Actor):
+    async def on_info(self, message: Thing) -> int:
+        return len(Thing.alive)
+
+
+async def test_an_actor_that_waits_holds_no_message() -> None:
+    async with serving({"/": Counting}, children=[ChildSpec(Service, name="service")]) as (server, _):
+        client = await RawClient.dial(server)
+        await client.request("/")
+        await client.send("one")
+        assert (await client.frame()).text == "1"
+        await until(lambda: not Thing.alive)
+
+        (ref,) = server.connections
+        ref.tell(Thing())
+        assert (await client.frame()).text == "1"
+        await until(lambda: not Thing.alive)
+
+        assert await server.registry["service"].ask(Thing()) == 1
+        await until(lambda: not Thing.alive)
+        client.close()
 
 
 async def test_who_keeps_a_ref_or_the_actor_can_still_use_it() -> None:
