@@ -89,12 +89,14 @@ class TrioTransport:
                 while self._paused or (self.congested and not self._ended):
                     await self._reader.park()
                 data = await stream.receive_some(READ_SIZE)
-                if not data:
+                size = len(data)
+                if not size:
                     break
                 self._at_once = 0
                 self.sink.data(bytes(data))
+                del data  # or the task would hold it while it waits for more
                 if self._ended and not self._lost:
-                    await trio.sleep(LINGER_PAUSE + len(data) / LINGER_RATE)
+                    await trio.sleep(LINGER_PAUSE + size / LINGER_RATE)
             self.sink.eof()
             while not self._lost:  # the writer may still have something to send
                 await self._reader.park()
@@ -113,6 +115,7 @@ class TrioTransport:
                     data, self._out = self._out, bytearray()
                     await stream.send_all(data)
                     self.buffered -= len(data)
+                    del data  # as above
                     self._at_once = 0
                     if self.congested and self.buffered * 2 <= self.high_water:
                         self.congested = False

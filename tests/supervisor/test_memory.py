@@ -1,4 +1,4 @@
-"""What floods cost in memory: a server in a process of its own, and 200 MB thrown at it.
+"""What is held in memory: by a server in a process of its own, with 200 MB thrown at it, and afterwards.
 
 ``python -m pytest -m soak -s tests/supervisor/test_memory.py`` prints the numbers.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,9 +16,7 @@ import pytest
 from tests.attack import server
 from tests.attack.wire import REQUEST
 from tests.programs import Program, program
-from tests.raw import CONTINUATION, DEADLINE, PING, TEXT, encode
-
-pytestmark = pytest.mark.soak
+from tests.raw import BINARY, CONTINUATION, DEADLINE, PING, TEXT, encode
 
 FLOOD = 200 << 20
 ALLOWED = 20 << 20
@@ -113,6 +112,31 @@ FLOODS: dict[str, Callable[[int], tuple[int, int]]] = {
 }
 
 
+def test_connections_that_wait_hold_nothing_of_their_last_message(flooded: tuple[Program, int]) -> None:
+    running, port = flooded
+    connections, size = 60, 1 << 20
+    message = encode(BINARY, b"x" * size)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(opened(port)) for _ in range(connections)]
+
+        def talk(client: socket.socket) -> None:
+            left = size + 10
+            with ThreadPoolExecutor(1) as sender:
+                sent = sender.submit(client.sendall, message)
+                while left:
+                    left -= len(client.recv(min(left, 1 << 20)))
+                sent.result()
+
+        for client in clients[:4]:  # what an allocator keeps is no connection's
+            talk(client)
+        before = memory(running, "VmRSS")
+        for client in clients:
+            talk(client)
+
+        assert memory(running, "VmRSS") - before < connections * size / 4
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("name", FLOODS)
 def test_a_flood_of_200_mb_grows_the_server_by_less_than_20_mb(
     flooded: tuple[Program, int], name: str
