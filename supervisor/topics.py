@@ -14,6 +14,36 @@ from actors.transports.websocket import frame_of
 
 
 @final
+class _Members:
+    """Who gets what is published to one topic; those with one codec together, for what they get is alike."""
+
+    __slots__ = ("alike", "services")
+
+    def __init__(self) -> None:
+        self.alike: dict[int, tuple[Codec, dict[ConnectionCell, None]]] = {}
+        """Connections by the id of their codec, which need not be hashable."""
+        self.services: dict[Cell, None] = {}
+
+    def __len__(self) -> int:
+        return len(self.services) + sum(len(cells) for _, cells in self.alike.values())
+
+    def add(self, cell: Cell) -> None:
+        if isinstance(cell, ConnectionCell):
+            self.alike.setdefault(id(cell.codec), (cell.codec, {}))[1][cell] = None
+        else:
+            self.services[cell] = None
+
+    def remove(self, cell: Cell) -> None:
+        if not isinstance(cell, ConnectionCell):
+            del self.services[cell]
+            return
+        _, cells = self.alike[id(cell.codec)]
+        del cells[cell]
+        if not cells:
+            del self.alike[id(cell.codec)]
+
+
+@final
 class Topics:
     """The topics of one tree; a topic is there while it has members."""
 
@@ -21,7 +51,7 @@ class Topics:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._members: dict[str, dict[Cell, None]] = {}
+        self._members: dict[str, _Members] = {}
         self._joined: dict[Cell, set[str]] = {}
         runtime.topics = self
 
@@ -34,21 +64,23 @@ class Topics:
 
     def _join(self, topic: str, cell: Cell) -> None:
         if not cell.stopped:
-            self._members.setdefault(topic, {})[cell] = None
-            self._joined.setdefault(cell, set()).add(topic)
+            joined = self._joined.setdefault(cell, set())
+            if topic not in joined:
+                joined.add(topic)
+                self._members.setdefault(topic, _Members()).add(cell)
 
     def leave(self, topic: str, cell: Cell) -> None:
         """Take ``join`` back; from any thread."""
         self._runtime.call(self._leave, topic, cell)
 
     def _leave(self, topic: str, cell: Cell) -> None:
-        members = self._members.get(topic)
-        if members is None or cell not in members:
+        joined = self._joined.get(cell, set())
+        if topic not in joined:
             return
-        del members[cell]
+        members = self._members[topic]
+        members.remove(cell)
         if not members:
             del self._members[topic]
-        joined = self._joined[cell]
         joined.remove(topic)
         if not joined:
             del self._joined[cell]
@@ -68,29 +100,22 @@ class Topics:
         self._runtime.call(self._publish, topic, message)
 
     def _publish(self, topic: str, message: object) -> None:
-        connections: dict[int, tuple[bytes, list[ConnectionCell]]] = {}
-        services: list[Cell] = []
-        codec, alike = None, []
-        for cell in self._members.get(topic, ()):
-            if not isinstance(cell, ConnectionCell):
-                services.append(cell)
-                continue
-            if cell.codec is not codec:
-                codec = cell.codec
-                if id(codec) not in connections:
-                    connections[id(codec)] = _encode(codec, message), []
-                alike = connections[id(codec)][1]
-            alike.append(cell)
+        members = self._members.get(topic)
+        if members is None:
+            return
+        # Copies: who is closed because it does not read may leave meanwhile.
+        frames = [(_encode(codec, message), list(cells)) for codec, cells in members.alike.values()]
+        services = list(members.services)
         now = self._runtime.clock()
-        for frame, alike in connections.values():
-            for cell in alike:
+        for frame, cells in frames:
+            for cell in cells:
                 cell.publish_frame(frame, now)
-        for cell in services:
+        for service in services:
             told = Told(message, size_of(message))
             try:
-                cell.put_told(told)
+                service.put_told(told)
             except MailboxFull:
-                cell.dead_letter(told, "overflow")
+                service.dead_letter(told, "overflow")
 
 
 def _encode(codec: Codec, message: object) -> bytes:

@@ -40,6 +40,8 @@ WITH_HEARTBEAT = ("websockets", "ours", "aiohttp", "picows", "uvicorn")
 
 HEARTBEAT = 5.0
 """Seconds between the pings of an idle connection, and how long its CPU is measured."""
+FIRST = 500
+"""Connections beside those that are weighed: the first ones fill the room that imports have left."""
 SETTLE = 0.5
 """Seconds between the last handshake and the first look at idle connections."""
 
@@ -119,16 +121,17 @@ def idle(*counts: int) -> Work:
     def run(bench: Bench, name: str) -> Iterator[Sample]:
         with (
             started(name, "--heartbeat", str(HEARTBEAT)) as running,
-            bench.load.hold(running, max(counts) + 1) as held,
+            bench.load.hold(running, max(counts) + FIRST) as held,
         ):
-            held.report(1)  # what is imported or made with the first connection is no connection's
+            held.report(FIRST)
+            time.sleep(SETTLE)
             before = running.memory()
             for count in counts:
-                held.report(count + 1)
+                if name in WITH_HEARTBEAT:
+                    yield Sample(cpu[count], name, *_cpu_of(held, count))
+                held.report(count + FIRST)
                 time.sleep(SETTLE)
                 yield Sample(memory[count], name, (running.memory() - before) / count / 1024)
-                if name in WITH_HEARTBEAT:
-                    yield Sample(cpu[count], name, *_cpu_of(held, count + 1))
 
     rows = dict.fromkeys(memory.values(), "KiB") | dict.fromkeys(cpu.values(), "µs/s")
     return Work(rows, ON_UVLOOP, run)
