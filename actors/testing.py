@@ -243,6 +243,20 @@ class Client:
             self.feed(data)
 
 
+@final
+class Head(Opening):
+    """The opening of a connection whose head is looked at later."""
+
+    head: bytes
+
+    def asked(self, head: bytes) -> None:
+        """Keep the head."""
+        self.head = head
+
+    def gone(self) -> None:
+        """Nobody minds."""
+
+
 @asynccontextmanager
 async def connected(
     actor: type[ConnectionActor],
@@ -271,13 +285,12 @@ async def connected(
     http_request = protocol.connect()
     http_request.headers.update(headers or {})
     client = Client(protocol, high_water)
-    heads: list[bytes] = []
-    opening = client.transport.sink = Opening(client.transport, heads.append, lambda: None)
+    opening = client.transport.sink = Head(client.transport)
     client.feed(http_request.serialize())
     async with running(clock) as runtime:
         runtime.spawn(client.run, name="client")
         try:
-            handshake = Handshake(heads[0], client=client.transport.peer)
+            handshake = Handshake(opening.head, client=client.transport.peer)
             spoken = tuple(actor.subprotocols) or offered_subprotocols(actor.codec)
             request = handshake.negotiate(spoken, path_params or {})
             answer: Any = actor.on_upgrade(request)

@@ -1,6 +1,6 @@
 """One connection from its first byte to 101, or to the HTTP status that refuses it.
 
-The way through this file: ``Upgrade`` -> ``_asked`` (the head is there: route, checks) ->
+The way through this file: ``Upgrade`` -> ``asked`` (the head is there: route, checks) ->
 ``on_upgrade`` of the class, if it has one -> ``_accept`` (101, the cell, the tree).
 """
 
@@ -34,19 +34,18 @@ logger = logging.getLogger("supervisor")
 
 
 @final
-class Upgrade:
+class Upgrade(Opening):
     """The opening handshake of one accepted connection; forgotten by the server when it is over."""
 
-    __slots__ = ("_deadline", "_gone", "_handshake", "_opening", "_scope", "_server", "_ticket", "transport")
+    __slots__ = ("_deadline", "_handshake", "_left", "_scope", "_server", "_ticket")
 
     def __init__(self, server: Server, transport: Transport) -> None:
+        super().__init__(transport)
         self._server = server
-        self._gone = False
+        self._left = False
         self._handshake: Handshake | None = None
         self._scope: anyio.CancelScope | None = None
-        self.transport = transport
-        self._opening = Opening(transport, self._asked, self._lost)
-        transport.sink = self._opening
+        transport.sink = self
         server.upgrades.add(self)
         handshake_timeout = server.policy.timeouts.handshake
         self._deadline = (
@@ -63,17 +62,18 @@ class Upgrade:
         if self._scope is not None:
             self._scope.cancel()
         self.transport.abort()
-        self._lost()
+        self.gone()
 
-    def _asked(self, head: bytes) -> None:
+    def asked(self, head: bytes) -> None:
+        """The head is there: find out whether it may be, and what is to follow."""
         server = self._server
         if asks_whether_ready(head, server.ready_path):
-            self._opening.refuse(_READY if server.ready else _NOT_READY)
+            self.refuse(_READY if server.ready else _NOT_READY)
             return
         if server.plain_http is not None and not wants_websocket(head):
             self._over()
             server.gate.leave(self._ticket)
-            server.plain_http(self.transport, head + self._opening.rest())
+            server.plain_http(self.transport, head + self.rest())
             return
         try:
             handshake = self._handshake = Handshake(head, client=self.transport.peer)
@@ -117,7 +117,7 @@ class Upgrade:
         except BaseException as error:
             logger.exception("%s.on_upgrade failed", actor.__name__, exc_info=error)
             answer = Refusal(500)
-        if self._gone:
+        if self._left:
             return
         if isinstance(answer, Refusal):
             text = answer.reason or HTTPStatus(answer.status).phrase
@@ -143,21 +143,22 @@ class Upgrade:
         server.upgrades.discard(self)
         server.connection_supervisor.start(cell, terms.policy, self._ticket, self._deadline)
         transport.sink = websocket
-        rest = self._opening.rest()
-        if rest:
+        rest = self.rest()
+        if rest:  # reading may have been paused for it
             websocket.data(rest)
-        if cell.reading:
-            transport.resume()
+            if cell.reading:
+                transport.resume()
         return cell
 
     def _refuse(self, refused: HandshakeRefused) -> None:
         """Answer, and let the handshake timeout bound how long the peer takes to go."""
         path = unquote(self._handshake.path) if self._handshake is not None else ""
         tell(self._server.hooks, UpgradeRefused(path, self.transport.peer, refused.status, refused.text))
-        self._opening.refuse(refused)
+        self.refuse(refused)
 
-    def _lost(self) -> None:
-        self._gone = True
+    def gone(self) -> None:
+        """The peer is gone: give its place back."""
+        self._left = True
         if self._scope is not None:
             self._scope.cancel()
         self._server.gate.leave(self._ticket)

@@ -253,24 +253,26 @@ def refusal(refused: HandshakeRefused) -> bytes:
     return response.serialize()
 
 
-@final
 class Opening:
     """The first sink of a transport: collects the head, calls ``asked`` with it once.
 
-    ``asked`` takes over; until it sets another sink, bytes are kept.  ``gone`` is called when the
-    peer goes away before that.
+    ``asked`` takes over; until it sets another sink, bytes are kept.
     """
 
-    __slots__ = ("_asked", "_complete", "_gone", "_reader", "_transport")
+    __slots__ = ("_complete", "_reader", "transport")
 
-    def __init__(
-        self, transport: Transport, asked: Callable[[bytes], None], gone: Callable[[], None]
-    ) -> None:
-        self._transport = transport
-        self._asked = asked
-        self._gone = gone
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
         self._reader: HeadReader | None = None  # made for a head that comes in pieces, or not alone
         self._complete = False
+
+    def asked(self, head: bytes) -> None:
+        """The head of the request is there; for the subclass."""
+        raise NotImplementedError
+
+    def gone(self) -> None:
+        """The peer is gone, before there was another sink or behind a refusal; for the subclass."""
+        raise NotImplementedError
 
     def data(self, data: bytes) -> None:
         """Collect the head; afterwards keep what comes, one read's worth."""
@@ -281,7 +283,7 @@ class Opening:
                 reader = self._reader = HeadReader()
             if self._complete:
                 reader.keep(data)
-                self._transport.pause()
+                self.transport.pause()
                 return
             try:
                 head = reader.feed(data)
@@ -290,41 +292,29 @@ class Opening:
                 return
         if head is not None:
             self._complete = True
-            self._asked(head)
+            self.asked(head)
 
     def refuse(self, refused: HandshakeRefused) -> None:
         """Answer with an HTTP status and end the connection."""
-        self._transport.sink = _Refused(self._transport, self._gone)
-        self._let_go()
-        self._transport.resume()
-        self._transport.write(refusal(refused))
-        self._transport.end(linger=True)
+        self.transport.sink = _Refused(self.transport, self.gone)
+        self.transport.resume()
+        self.transport.write(refusal(refused))
+        self.transport.end(linger=True)
 
     def rest(self) -> bytes:
-        """Take what came behind the head, and the place of this sink."""
-        self._let_go()
+        """Take what came behind the head."""
         return b"" if self._reader is None else self._reader.rest()
-
-    def _let_go(self) -> None:
-        """Another sink follows; whoever has asked for this one knows it, too."""
-        self._asked = self._gone = _nobody
 
     def eof(self) -> None:
         """The peer does not wait for the answer: there is nobody to talk to."""
-        self._transport.end(linger=False)
+        self.transport.end(linger=False)
 
     def lost(self) -> None:
         """The peer is gone."""
-        gone = self._gone
-        self._let_go()
-        gone()
+        self.gone()
 
     def writable(self) -> None:
         """Nothing waits for that here."""
-
-
-def _nobody(head: bytes = b"") -> None:
-    """What nobody asked for, any more."""
 
 
 @final

@@ -60,6 +60,20 @@ def handshake(head: bytes) -> Handshake:
 # -- collecting the head -----------------------------------------------------------------------
 
 
+class Witnessed(Opening):
+    """Tells what it is told."""
+
+    def __init__(self, collected: Collected) -> None:
+        super().__init__(collected.transport)
+        self.collected = collected
+
+    def asked(self, head: bytes) -> None:
+        self.collected.heads.append(head)
+
+    def gone(self) -> None:
+        self.collected.gone += 1
+
+
 class Collected:
     """A server that takes its time to answer: what it saw of a connection."""
 
@@ -69,7 +83,7 @@ class Collected:
         self.behind = bytearray()
         self.gone = 0
         self.transport = MemoryTransport(self.written.extend, lambda: None)
-        self.opening = Opening(self.transport, self.heads.append, self.lost)
+        self.opening = Witnessed(self)
         self.transport.sink = self.opening
         for chunk in chunks:
             self.transport.feed(chunk)
@@ -79,7 +93,7 @@ class Collected:
             self.transport.resume()
 
     def lost(self) -> None:
-        self.gone += 1
+        pass
 
     def data(self, data: bytes) -> None:
         self.behind += data
