@@ -229,8 +229,14 @@ class AsyncioTransport(asyncio.Protocol):
         self._hold_up_senders()
 
     def write_frame(self, header: bytes, payload: bytes) -> None:
-        self.write(header)
-        self.write(payload)
+        if self._gathering or self._at_once is None or self._transport is None:
+            self.write(header)
+            self.write(payload)
+            return
+        self._transport.writelines((header, payload))
+        if self._allowance < 0 and not self.congested:
+            self._use_up_allowance()
+        self._allowance -= len(payload)
 
     def gather(self) -> None:
         if not self._ended:

@@ -91,17 +91,27 @@ class IncompleteFrame:
 
 
 def read_alone(data: bytes, max_message: int) -> str | bytes | None:
-    """Give the message of a small frame that is all of ``data``, as it mostly is; else ``None``."""
-    length = len(data) - 6
-    if length < 0 or data[1] - _MASKED != length or length > 125 or length > max_message:
+    """Give the message of a frame that is all of ``data``, as it mostly is; else ``None``."""
+    size = len(data)
+    if size < 6:
         return None
-    first = data[0]
+    first, length = data[0], data[1] - _MASKED
+    if first != _TEXT and first != _BINARY:
+        return None
+    if length < 126:
+        if size - 6 != length or length > max_message:
+            return None
+        payload: bytes = apply_mask(data[6:], data[2:6])
+    else:
+        start = 8 if length == 126 else 14
+        length = int.from_bytes(data[2 : start - 4], "big")
+        if size - start != length or length > max_message:
+            return None
+        payload = apply_mask(memoryview(data)[start:], data[start - 4 : start])
     if first == _BINARY:
-        return apply_mask(data[6:], data[2:6])
-    if first != _TEXT:
-        return None
+        return payload
     try:
-        return apply_mask(data[6:], data[2:6]).decode()
+        return payload.decode()
     except UnicodeDecodeError:
         return None
 

@@ -194,6 +194,8 @@ class WebSocket:
             if message is not None:
                 self.last_message = self.last_received
                 receiver.received_many([message], len(data))
+                if len(data) >= LARGE:
+                    receiver.hurry()
                 return
             if not data[0] & CONTROL:
                 messages, start, incomplete = read_frames(data, self._max_message)

@@ -372,7 +372,7 @@ async def test_what_a_life_owned_is_gone_before_the_next_one_begins() -> None:
         await until(lambda: journal.count("entered") == 2)
         await settled()
         assert len(tree._around.topics) == 1
-        assert list(tree._around.topics._members["topic"]) == [tree.registry["a"]._cell]
+        assert list(tree._around.topics._members["topic"].services) == [tree.registry["a"]._cell]
 
     life = ["starts", "entered", "task ended", "on_stop", "left"]
     assert journal == life * 2

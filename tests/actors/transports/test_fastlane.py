@@ -230,13 +230,15 @@ def test_a_close_frame_is_read_as_the_protocol_reads_it_or_left_to_it(reason: by
     st.one_of(
         st.builds(masked, st.sampled_from(Opcode), st.binary(max_size=125)),
         st.builds(lambda text: masked(Opcode.TEXT, text.encode()), st.text(max_size=140)),
+        st.builds(lambda size: masked(Opcode.BINARY, bytes(size)), st.integers(4090, 4102)),
+        st.builds(lambda size: masked(Opcode.TEXT, b"x" * size), st.integers(65_530, 65_540)),
         st.binary(max_size=140),
     ),
-    st.integers(0, 130),
+    st.sampled_from([0, 63, 124, 125, 126, 4096, 65_535, 65_536, 1 << 20]),
 )
 def test_a_frame_that_comes_alone_is_read_as_among_others(data: bytes, max_message: int) -> None:
     messages, end, _ = read_frames(data, max_message)
-    alone = len(messages) == 1 and end == len(data) and data[1] & 0x7F < 126
+    alone = len(messages) == 1 and end == len(data)
 
     assert read_alone(data, max_message) == (messages[0] if alone else None)
 
