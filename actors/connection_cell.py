@@ -573,9 +573,10 @@ class ConnectionCell(Cell):
         """Nothing: a connection ends once, with ``on_close``."""
 
     async def _run_last_hook(self) -> None:
-        for deadline in (self._grace_deadline, self._close_deadline):
-            if deadline is not None:
-                deadline.cancel()
+        if self._grace_deadline is not None:
+            self._grace_deadline.cancel()
+        if self._close_deadline is not None:
+            self._close_deadline.cancel()
         assert self.ended_at is not None, "the teardown follows the end of the wire"
         self._clear()
         if self._report is not None and self._report.undelivered != self._late:
