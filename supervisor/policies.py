@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum, auto
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from actors import ExitReason, Overflow
 
@@ -323,8 +323,7 @@ class Policy:
 # -- pure decisions about an open connection ---------------------------------------------------
 
 
-@dataclass(slots=True)  # not frozen: three are made for every ping, and freezing is a third of its cost
-class Facts:
+class Facts(NamedTuple):
     """What is known about an open connection; times are seconds of one monotonic clock.
 
     ``lifetime_ends`` and ``next_ping`` were chosen with jitter by whoever keeps the connection.
@@ -370,35 +369,41 @@ def examine(policy: Policy, facts: Facts, now: float) -> tuple[Verdict, float]:
     """Say what is to be done now, and when to look again at the latest."""
     timeouts, heartbeat, stall = policy.timeouts, policy.heartbeat, policy.limits.send_stall
     looks = [facts.lifetime_ends]
-    due = [(Verdict.LIFETIME, facts.lifetime_ends)]
+    if facts.lifetime_ends <= now:
+        return Verdict.LIFETIME, now
     if timeouts.handler is not None:
-        if facts.handling_since is not None:
-            due.append((Verdict.HANDLER, facts.handling_since + timeouts.handler))
-        else:
-            looks.append(now + timeouts.handler)
+        since = facts.handling_since
+        if since is not None and since + timeouts.handler <= now:
+            return Verdict.HANDLER, now
+        looks.append((now if since is None else since) + timeouts.handler)
     if timeouts.idle is not None:
-        due.append((Verdict.IDLE, facts.last_message + timeouts.idle))
+        if facts.last_message + timeouts.idle <= now:
+            return Verdict.IDLE, now
+        looks.append(facts.last_message + timeouts.idle)
     if timeouts.assembly is not None:
-        if facts.assembling_since is not None and facts.reading:
-            due.append((Verdict.ASSEMBLY, facts.assembling_since + timeouts.assembly))
-        else:
-            looks.append(now + timeouts.assembly)
+        since = facts.assembling_since if facts.reading else None
+        if since is not None and since + timeouts.assembly <= now:
+            return Verdict.ASSEMBLY, now
+        looks.append((now if since is None else since) + timeouts.assembly)
     if stall is not None and facts.congested_since is not None:
-        due.append((Verdict.STALLED, facts.congested_since + stall))
+        if facts.congested_since + stall <= now:
+            return Verdict.STALLED, now
+        looks.append(facts.congested_since + stall)
     if heartbeat is not None:
-        answered = facts.ping_sent is not None and facts.last_received > facts.ping_sent
-        if answered and facts.next_ping > now:
-            return Verdict.ANSWERED, now
-        if facts.ping_sent is None or answered:
-            due.append((Verdict.PING, facts.next_ping))
-        elif facts.reading:
-            due.append((Verdict.HEARTBEAT_LOST, facts.ping_sent + heartbeat.timeout))
-        else:
+        sent = facts.ping_sent
+        if sent is not None and facts.last_received > sent:
+            if facts.next_ping > now:
+                return Verdict.ANSWERED, now
+            sent = None
+        if sent is None:
+            if facts.next_ping <= now:
+                return Verdict.PING, now
+        elif not facts.reading:
             looks.append(now + heartbeat.timeout)  # no pong can be seen: the clock stands still
+        elif sent + heartbeat.timeout <= now:
+            return Verdict.HEARTBEAT_LOST, now
+        else:
+            looks.append(sent + heartbeat.timeout)
         # An answer is only seen by a look, and the next ping follows it.
         looks.append(facts.next_ping if facts.next_ping > now else now + heartbeat.interval)
-    for verdict, deadline in due:
-        if deadline <= now:
-            return verdict, now
-        looks.append(deadline)
     return Verdict.NOTHING, min(looks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import FrozenInstanceError, fields, replace
+from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
 import pytest
@@ -285,26 +285,26 @@ OFF = Policy(
 )
 ONLY: dict[str, tuple[Policy, Facts, Verdict]] = {
     "idle": (Policy(timeouts=Timeouts(idle=10)), NOTHING_DUE, Verdict.IDLE),
-    "lifetime": (OFF, replace(NOTHING_DUE, lifetime_ends=10), Verdict.LIFETIME),
+    "lifetime": (OFF, NOTHING_DUE._replace(lifetime_ends=10), Verdict.LIFETIME),
     "assembly": (
         Policy(timeouts=Timeouts(assembly=10)),
-        replace(NOTHING_DUE, assembling_since=0),
+        NOTHING_DUE._replace(assembling_since=0),
         Verdict.ASSEMBLY,
     ),
     "handler": (
         Policy(timeouts=Timeouts(handler=10)),
-        replace(NOTHING_DUE, handling_since=0),
+        NOTHING_DUE._replace(handling_since=0),
         Verdict.HANDLER,
     ),
-    "ping": (Policy(heartbeat=Heartbeat()), replace(NOTHING_DUE, next_ping=10), Verdict.PING),
+    "ping": (Policy(heartbeat=Heartbeat()), NOTHING_DUE._replace(next_ping=10), Verdict.PING),
     "heartbeat lost": (
         Policy(heartbeat=Heartbeat(timeout=10)),
-        replace(NOTHING_DUE, ping_sent=0),
+        NOTHING_DUE._replace(ping_sent=0),
         Verdict.HEARTBEAT_LOST,
     ),
     "send stall": (
         Policy(limits=Limits(send_stall=10)),
-        replace(NOTHING_DUE, congested_since=0),
+        NOTHING_DUE._replace(congested_since=0),
         Verdict.STALLED,
     ),
 }
@@ -329,17 +329,17 @@ def test_what_is_switched_off_is_never_due(name: str) -> None:
 
 def test_any_byte_after_the_ping_answers_it_and_one_before_does_not() -> None:
     policy = Policy(heartbeat=Heartbeat(timeout=10)).over(OFF)
-    asked = replace(NOTHING_DUE, ping_sent=5)
+    asked = NOTHING_DUE._replace(ping_sent=5)
 
-    assert examine(policy, replace(asked, last_received=5.001), 6) == (Verdict.ANSWERED, 6)
-    assert examine(policy, replace(asked, last_received=5), 6) == (Verdict.NOTHING, 15)
+    assert examine(policy, asked._replace(last_received=5.001), 6) == (Verdict.ANSWERED, 6)
+    assert examine(policy, asked._replace(last_received=5), 6) == (Verdict.NOTHING, 15)
 
 
 @pytest.mark.parametrize("name", ["assembly", "heartbeat lost"])
 def test_nobody_is_blamed_for_what_is_not_read(name: str) -> None:
     policy, facts, _ = ONLY[name]
 
-    verdict, next_look = examine(policy.over(OFF), replace(facts, reading=False), 1000)
+    verdict, next_look = examine(policy.over(OFF), facts._replace(reading=False), 1000)
 
     assert (verdict, next_look) == (Verdict.NOTHING, 1010)
 
