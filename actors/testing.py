@@ -316,7 +316,7 @@ async def connected(
         wire_limits = WireLimits(NO_LIMIT if max_message is None else max_message)
         cell.websocket = WebSocket(client.transport, handshake.protocol, cell, runtime.clock, wire_limits)
         client.transport.sink = cell.websocket
-        runtime.spawn(cell.run, name=cell.id)
+        runtime.start(cell.run, name=cell.id)
         try:
             await client.until(lambda: protocol.state is not CONNECTING)
             yield client
@@ -344,7 +344,7 @@ async def started(
             id=actor.__name__,
             options=CellOptions(on_crash=logged(crash, []), **limits),
         )
-        runtime.spawn(cell.run, name=cell.id)
+        runtime.start(cell.run, name=cell.id)
         try:
             yield cell.ref
         finally:

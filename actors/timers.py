@@ -86,9 +86,7 @@ class Timers:
     def pass_on(self, timer: Timer, deadline: float, callback: Callable[[], None]) -> None:
         """Let somebody else have ``timer``, for what comes later: no second entry in the heap."""
         timer._callback = callback
-        timer.deadline = deadline  # as move, of which every connection would feel the call
-        if deadline < timer._entered:
-            self._enter(timer)
+        self.move(timer, deadline)
 
     def fire(self) -> float:
         """Call what is due, and give the time of the next look (infinity when there is none)."""

@@ -67,7 +67,7 @@ class Upgrade(Opening):
     def asked(self, head: bytes) -> None:
         """The head is there: find out whether it may be, and what is to follow."""
         server = self._server
-        if server.ready_path is not None and asks_whether_ready(head, server.ready_path):
+        if asks_whether_ready(head, server.ready_path):
             self.refuse(_READY if server.ready else _NOT_READY)
             return
         if server.plain_http is not None and not wants_websocket(head):

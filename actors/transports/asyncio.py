@@ -224,6 +224,12 @@ class AsyncioTransport(asyncio.Protocol):
             self._gather()
             self.write(data)
 
+    def _spend(self, size: int) -> None:
+        """As in ``write``, of which every message would feel the call."""
+        if self._allowance < 0 and not self.congested:
+            self._use_up_allowance()
+        self._allowance -= size
+
     def _use_up_allowance(self) -> None:
         self._allowance = self.high_water
         self._hold_up_senders()
@@ -234,9 +240,7 @@ class AsyncioTransport(asyncio.Protocol):
             self.write(payload)
             return
         self._transport.writelines((header, payload))
-        if self._allowance < 0 and not self.congested:
-            self._use_up_allowance()
-        self._allowance -= len(payload)
+        self._spend(len(header) + len(payload))
 
     def gather(self) -> None:
         if not self._ended:
@@ -259,9 +263,7 @@ class AsyncioTransport(asyncio.Protocol):
             out.clear()
             self._pending = 0
             self._transport.write(data)
-            if self._allowance < 0 and not self.congested:
-                self._use_up_allowance()
-            self._allowance -= len(data)
+            self._spend(len(data))
 
     def pause(self) -> None:
         # Nothing is read before the next turn of the event loop, and often resume() comes within this one.

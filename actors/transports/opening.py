@@ -276,23 +276,25 @@ class Opening:
 
     def data(self, data: bytes) -> None:
         """Collect the head; afterwards keep what comes, one read's worth."""
+        if self._complete:
+            self._collector().keep(data)
+            self.transport.pause()
+            return
         head: bytes | None = data
-        if self._complete or self._reader is not None or not is_head(data):
-            reader = self._reader
-            if reader is None:
-                reader = self._reader = HeadReader()
-            if self._complete:
-                reader.keep(data)
-                self.transport.pause()
-                return
+        if self._reader is not None or not is_head(data):
             try:
-                head = reader.feed(data)
+                head = self._collector().feed(data)
             except HandshakeRefused as refused:
                 self.refuse(refused)
                 return
         if head is not None:
             self._complete = True
             self.asked(head)
+
+    def _collector(self) -> HeadReader:
+        if self._reader is None:
+            self._reader = HeadReader()
+        return self._reader
 
     def refuse(self, refused: HandshakeRefused) -> None:
         """Answer with an HTTP status and end the connection."""
