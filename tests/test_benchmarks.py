@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.__main__ import main
+from tests.benchmarks.against import main as compare
 from tests.benchmarks.table import figures, summary
 from tests.benchmarks.works import WORKS, Sample
 
@@ -54,3 +55,14 @@ def test_the_summary_has_medians_and_ratios_to_the_first_server() -> None:
         "| ---- | ---------: | ---: | ---------: |",
         "| echo |     100 /s | 2.00 | none clean |",
     ]
+
+
+def test_this_code_is_measured_against_another_checkout(capsys: pytest.CaptureFixture[str]) -> None:
+    here = Path(__file__).parent.parent
+
+    compare([str(here), "echo-one", "--rounds", "2", "--seconds", "0.2", "--warmup", "0.05"])
+
+    head, _, row = capsys.readouterr().out.splitlines()
+    assert "ratio" in head
+    assert row.startswith("| echo 64 B, one in flight |")
+    assert row.endswith(" of 2 |")

@@ -39,12 +39,14 @@ def build_load(folder: Path) -> Path:
     return program
 
 
-def pinned(core: int | None, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-    """Start ``command`` on ``core``, or anywhere, in a process group of its own."""
+def pinned(
+    core: int | None, command: Sequence[str], *, root: Path = ROOT, **options: Any
+) -> subprocess.Popen[str]:
+    """Start ``command`` with the code at ``root``, on ``core`` or anywhere, in a process group of its own."""
     # Not taskset: what it leaves in between would count as the server's first child.
     return subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=root,
         text=True,
         start_new_session=True,
         preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
@@ -79,14 +81,16 @@ class Server:
 
 
 @contextmanager
-def server(module: str, arguments: Sequence[str], *, core: int | None = SERVER_CORE) -> Iterator[Server]:
+def server(
+    module: str, arguments: Sequence[str], *, core: int | None = SERVER_CORE, root: Path = ROOT
+) -> Iterator[Server]:
     """Run the server of ``tests.benchmarks.servers`` on a free port; afterwards it is gone."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", f"tests.benchmarks.servers.{module}", str(port), *arguments]
     with tempfile.TemporaryFile("w+") as log:
-        process = pinned(core, command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = pinned(core, command, root=root, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             if not _listens(port, process):
                 log.seek(0)

@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import NamedTuple
 
-from tests.benchmarks.processes import SERVER_CORE, Held, Load, Server, pinned, server
+from tests.benchmarks.processes import ROOT, SERVER_CORE, Held, Load, Server, pinned, server
 from tests.benchmarks.servers import DONE, RESTART
 
 SERVERS: dict[str, tuple[str, ...]] = {
@@ -61,11 +62,13 @@ class Sample(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """What the works run with: the load generator, and seconds of warming up and of measuring."""
+    """What the works run with: the load generator, seconds of warming up and of measuring, whose code."""
 
     load: Load
     warmup: float
     seconds: float
+    root: Path = ROOT
+    """The checkout whose servers are measured."""
 
 
 class Work(NamedTuple):
@@ -76,10 +79,10 @@ class Work(NamedTuple):
     run: Callable[[Bench, str], Iterator[Sample]]
 
 
-def started(name: str, *arguments: str) -> AbstractContextManager[Server]:
+def started(name: str, *arguments: str, root: Path = ROOT) -> AbstractContextManager[Server]:
     """Run the server with this name."""
     module, *own = SERVERS[name]
-    return server(module, [*own, *arguments])
+    return server(module, [*own, *arguments], root=root)
 
 
 def _rated(row: str, servers: Sequence[str], kind: str, *options: str) -> Work:
@@ -87,7 +90,7 @@ def _rated(row: str, servers: Sequence[str], kind: str, *options: str) -> Work:
 
     def run(bench: Bench, name: str) -> Iterator[Sample]:
         times = ["--warmup", str(bench.warmup), "--seconds", str(bench.seconds)]
-        with started(name) as running:
+        with started(name, root=bench.root) as running:
             report = bench.load.run(kind, running, [*options, *times])
         count = report["clean" if kind.endswith("close") else "messages"]
         cpu = report["server_cpu"] / count if count else None
@@ -105,7 +108,7 @@ def drain(connections: int) -> Work:
     def run(bench: Bench, name: str) -> Iterator[Sample]:
         code, reason = RESTART
         options = ["--path", "/room", "--control", "/drain", "--code", str(code), "--reason", reason]
-        with started(name) as running:
+        with started(name, root=bench.root) as running:
             report = bench.load.run("drain", running, ["--connections", str(connections), *options])
         cpu, unclean = report["server_cpu"] / connections, connections - report["clean"]
         yield Sample(row, name, report["seconds"], cpu, report["cpu"], unclean)
@@ -120,7 +123,7 @@ def idle(*counts: int) -> Work:
 
     def run(bench: Bench, name: str) -> Iterator[Sample]:
         with (
-            started(name, "--heartbeat", str(HEARTBEAT)) as running,
+            started(name, "--heartbeat", str(HEARTBEAT), root=bench.root) as running,
             bench.load.hold(running, max(counts) + FIRST) as held,
         ):
             held.report(FIRST)
@@ -152,7 +155,7 @@ def _actors(row: str, kind: str, *servers: str) -> Work:
     def run(bench: Bench, name: str) -> Iterator[Sample]:
         module = f"tests.benchmarks.rates.{name.lower()}"
         command = [sys.executable, "-m", module, kind, str(bench.seconds)]
-        process = pinned(SERVER_CORE, command, stdout=subprocess.PIPE)
+        process = pinned(SERVER_CORE, command, root=bench.root, stdout=subprocess.PIPE)
         report = json.loads(process.communicate()[0])
         yield Sample(row, name, report["count"] / report["seconds"], report["cpu"] / report["count"])
 
