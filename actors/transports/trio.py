@@ -100,8 +100,8 @@ class TrioTransport:
             self.sink.eof()
             while not self._lost:  # the writer may still have something to send
                 await self._reader.park()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            _forget(error)
         finally:
             self._gone()
 
@@ -130,8 +130,8 @@ class TrioTransport:
                         continue
                     await self._writer.park()
             await stream.aclose()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            _forget(error)
         finally:
             self._gone()
 
@@ -202,3 +202,10 @@ class TrioTransport:
 
     def abort(self) -> None:
         self._gone()
+
+
+def _forget(error: BaseException | None) -> None:
+    """Let go of the stack of ``error``: on Python 3.12 ``contextlib`` leaves the two in a cycle."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
