@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec
+
+from typing_extensions import TypeVar
 
 from actors.errors import ActorMisuse
 
@@ -14,33 +16,51 @@ if TYPE_CHECKING:
     from actors.runtime import Topics
 
 T = TypeVar("T")
+P = ParamSpec("P")
+M = TypeVar("M", default=Any)
+"""What an actor is told, or a connection actor's peer sends; ``Any`` where it is not given."""
+A = TypeVar("A", default=Any)
+"""What an actor answers an ask with; ``Any`` where it is not given."""
 
 
-class Actor:
+def plain_or_async(hook: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Awaitable[T] | T]:
+    """Declare that overrides of ``hook`` may be plain or async functions; it is left as it is."""
+    return hook
+
+
+class Actor(Generic[M, A]):
     """Subclass this for a service, ``ConnectionActor`` for a WebSocket.
 
     Hooks may be plain or async functions.  They run one at a time, in the actor's own task, on the
     thread of the event loop; what a hook raises ends this actor alone (its supervisor decides what
     follows).  ``self.id``, ``self.ref`` and the methods below work from ``on_start`` on, and not yet
     in ``__init__``.
+
+    For type checkers: ``Actor[Ask]`` is told ``Ask``s, and ``Actor[Ask, int]`` answers them with an ``int``;
+    both are ``Any`` where they are not given.
     """
 
     _cell: Cell | None = None
 
     # -- hooks ---------------------------------------------------------------------------------
 
+    @plain_or_async
     async def on_start(self) -> None:
         """Run once when the actor starts, before any message."""
 
-    async def on_restart(self, error: BaseException) -> None:
+    @plain_or_async
+    async def on_restart(self, error: BaseException, /) -> None:
         """Run instead of ``on_start`` in every incarnation that follows a crash with ``error``."""
 
-    async def on_info(self, message: Any) -> Any:
+    @plain_or_async
+    async def on_info(self, message: M, /) -> A:
         """Handle a message told or asked by others, a timer's, ``Down`` or ``Restarted``.
 
         What it returns answers an ask; what it raises fails the ask and crashes the actor.
         """
+        return None  # type: ignore[return-value]  # an actor that has something to answer overrides this
 
+    @plain_or_async
     async def on_stop(self) -> None:
         """Run once at the end of every incarnation, within the teardown timeout.
 
@@ -55,7 +75,7 @@ class Actor:
         return self._own_cell.id
 
     @property
-    def ref(self) -> ActorRef:
+    def ref(self) -> ActorRef[M, A]:
         """The actor's address, to be given to others."""
         return self._own_cell.ref
 

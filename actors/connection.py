@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
-from actors.actor import Actor
+from actors.actor import Actor, M, plain_or_async
 from actors.codecs import Codec
 from actors.codes import CloseCode
 from actors.messages import Close, CloseReport, Refusal
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from actors.ref import Closing
 
 
-class ConnectionActor(Actor):
+class ConnectionActor(Actor[Any, Any], Generic[M]):
     """Subclass this, override the hooks, and give the class to ``serve`` or ``supervise``.
 
     Hooks may be plain or async; they run one at a time in the connection's own task, in the order
@@ -28,6 +28,8 @@ class ConnectionActor(Actor):
     route's over the server's, part by part), ``codec`` (``"raw"``, ``"json"``, ``"msgpack"``, a
     ``Codec``, or a mapping from subprotocol to one of these) and ``subprotocols`` (names this side
     speaks, the preferred first; by default the codec mapping's).
+
+    For type checkers: ``ConnectionActor[dict[str, str]]`` says what ``on_message`` gets.
     """
 
     _cell: ConnectionCell | None = None
@@ -38,20 +40,24 @@ class ConnectionActor(Actor):
     # -- hooks ---------------------------------------------------------------------------------
 
     @classmethod
-    async def on_upgrade(cls, request: Request) -> Refusal | None:
+    @plain_or_async
+    async def on_upgrade(cls, request: Request, /) -> Refusal | None:
         """Run before 101, in the connection's task: return a ``Refusal`` for a real HTTP status.
 
         ``None`` lets the upgrade go on.  What it raises is answered with 500.
         """
         return None
 
+    @plain_or_async
     async def on_connect(self) -> None:
         """Run after 101, before the first message; messages wait in the mailbox meanwhile."""
 
-    async def on_message(self, message: Any) -> None:
+    @plain_or_async
+    async def on_message(self, message: M, /) -> None:
         """Handle one message of the peer: ``str``, ``bytes``, or what the codec decoded."""
 
-    async def on_close(self, report: CloseReport) -> None:
+    @plain_or_async
+    async def on_close(self, report: CloseReport, /) -> None:
         """Run exactly once, whatever ended the connection, within the teardown timeout.
 
         TCP has ended and the tasks of ``spawn`` too by then; the resources of ``enter`` are still

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Generic, cast, final
 
 import anyio
+from typing_extensions import TypeVar
 
 from actors import monitors
 from actors.codes import CloseCode
@@ -17,6 +18,11 @@ from actors.wakeup import Waiter
 if TYPE_CHECKING:
     from actors.cell import Cell
     from actors.connection_cell import ConnectionCell
+
+M = TypeVar("M", default=Any, contravariant=True)
+"""What the actor is told."""
+A = TypeVar("A", default=Any, covariant=True)
+"""What it answers with."""
 
 
 @final
@@ -64,11 +70,12 @@ class Asked(Told):
 
 
 @final
-class ActorRef:
+class ActorRef(Generic[M, A]):
     """The address of one actor, the same through every restart; two of one actor are equal.
 
     ``tell``, ``ask``, ``close`` and ``monitor`` may be called from any thread, also after the
-    actor's end.
+    actor's end.  For type checkers, ``ActorRef[Ask, int]`` takes ``Ask``s and answers with an ``int``; both
+    are ``Any`` where they are not given.
     """
 
     __slots__ = ("_cell", "id")
@@ -91,7 +98,7 @@ class ActorRef:
         """Whether the actor has not ended yet; may change at any moment."""
         return not self._cell.stopped
 
-    def tell(self, message: Any) -> None:
+    def tell(self, message: M) -> None:
         """Put ``message`` into the mailbox, for ``on_info``; returns at once.
 
         For an actor that has ended or is closing the message becomes a dead letter.  Raises
@@ -105,7 +112,7 @@ class ActorRef:
         elif not cell.runtime.call(cell.put_told_or_drop, told):
             cell.runtime.dead_letters.add(message, self.id, "stopped")
 
-    async def ask(self, message: Any, timeout: float | None = 5.0) -> Any:
+    async def ask(self, message: M, timeout: float | None = 5.0) -> A:
         """Put ``message`` into the mailbox and wait for what ``on_info`` returns, ``timeout`` seconds.
 
         Raises ``ActorStopped`` at once when the actor has ended, is closing or crashes before it
@@ -120,7 +127,7 @@ class ActorRef:
             cell.put_told(asked)
         elif not cell.runtime.call(cell.put_told_or_drop, asked):
             asked.fail(ActorStopped(f"{self!r} has ended with its event loop"))
-        return await asked.wait(timeout)
+        return cast(A, await asked.wait(timeout))
 
     def close(
         self,
