@@ -3,18 +3,27 @@
 A function is called with what its event brings (``ws``, the message), by position, and with whatever
 else it names: dependencies, and parameters of the path and the query, by name and type as Robyn does.
 These are found once, when the connection opens; one that does not fit closes it with 1008.
+
+A plain function runs in a worker thread, as in Robyn, so that one that blocks holds up its own connection
+alone.  What it calls on ``ws`` is done on the event loop, in the order of the calls and before what comes
+after the function.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import Parameter
 from types import NoneType, UnionType
 from typing import Any, ClassVar, TypeVar, Union, final, get_args, get_origin, get_type_hints
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+from anyio.lowlevel import current_token
 
 from actors import CloseCode, ConnectionActor, ConnectionClosing, Down, Request, Restarted
 from actors.codecs import Codec, JsonCodec, RawCodec
@@ -23,10 +32,14 @@ from actors.messages import CloseReport
 from supervisor.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 Codecs = str | Codec | Mapping[str | None, str | Codec]
 Dependencies = Mapping[str, Mapping[str, Any]]
 
 _RAW, _JSON = RawCodec(), JsonCodec()
+
+THREADS = 64
+"""Plain functions of one WebSocket that run at the same time; further ones wait for their turn."""
 
 
 @final
@@ -58,6 +71,7 @@ class FunctionActor(ConnectionActor):
 
     async def on_connect(self) -> None:
         """Call the function for ``"connect"``, if all functions can be called."""
+        self._loop = current_token()
         try:
             _ = self._keywords
         except _Unfit as error:
@@ -78,19 +92,24 @@ class FunctionActor(ConnectionActor):
     async def on_close(self, report: CloseReport) -> None:
         """Call the function for ``"close"``, unless none was ever called."""
         with suppress(_Unfit):
-            result = self._call("close", self, report)
-            if inspect.isawaitable(result):
-                await result
+            await self._call("close", self, report)
 
-    def _call(self, event: str, *arguments: Any) -> Any:
+    async def _call(self, event: str, *arguments: Any) -> Any:
+        """Call the function for an event, a plain one in a thread; the end of the hook leaves it there."""
         function = self.route.functions.get(event)
-        return None if function is None else function.call(arguments, self._keywords[event])
+        if function is None:
+            return None
+        call = partial(function.call, arguments, self._keywords[event])
+        threads = self.route.threads
+        if threads is None or not function.plain:
+            result = call()
+        else:
+            result = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=threads)
+        return await result if inspect.isawaitable(result) else result
 
     async def _answer(self, event: str, *arguments: Any) -> None:
         """Send what a function returns, if it is not ``None`` and no close has begun meanwhile."""
-        result = self._call(event, *arguments)
-        if inspect.isawaitable(result):
-            result = await result
+        result = await self._call(event, *arguments)
         if result is not None:
             with suppress(ConnectionClosing):
                 await self.send(result)
@@ -107,16 +126,35 @@ class FunctionActor(ConnectionActor):
         return self.id
 
     def sync_send(self, message: Any) -> None:
-        """Send one message from a plain function; returns at once, whether the peer keeps up or not.
+        """Send one message from a plain function; does not wait for the peer, whether it keeps up or not.
 
-        From another thread it goes through the mailbox, as ``ref.tell`` does.  Raises what ``send``
-        raises.
+        From any thread.  Raises what ``send`` raises.
         """
-        cell = self._own_cell
-        if cell.runtime.in_thread:
-            cell.send(message)
-        else:
-            cell.ref.tell(message)
+        self._on_loop(self._own_cell.send, message)
+
+    # Timers and tasks are for the thread of the event loop, and a plain function runs in another one.
+
+    def spawn(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        """As ``ConnectionActor.spawn``, from a plain function too."""
+        self._on_loop(super().spawn, function, *args)
+
+    def after(self, delay: float, message: object, key: Hashable = None) -> Hashable:
+        """As ``ConnectionActor.after``, from a plain function too."""
+        return self._on_loop(super().after, delay, message, key)
+
+    def every(self, interval: float, message: object, key: Hashable = None) -> Hashable:
+        """As ``ConnectionActor.every``, from a plain function too."""
+        return self._on_loop(super().every, interval, message, key)
+
+    def cancel_timer(self, key: Hashable) -> bool:
+        """As ``ConnectionActor.cancel_timer``, from a plain function too."""
+        return self._on_loop(super().cancel_timer, key)
+
+    def _on_loop(self, call: Callable[..., T], *arguments: object) -> T:
+        """Call on the event loop and wait for what comes of it; raises ``RunFinishedError`` after its end."""
+        if self._own_cell.runtime.in_thread:
+            return call(*arguments)
+        return anyio.from_thread.run_sync(call, *arguments, token=self._loop)
 
     # -- Robyn's names -------------------------------------------------------------------------
 
@@ -181,7 +219,10 @@ class FunctionRoute:
         *,
         dependencies: Callable[[], Dependencies] = dict,
         codec: Codecs | None = None,
+        threads: bool = True,
     ) -> None:
+        self.threads = anyio.CapacityLimiter(THREADS) if threads else None
+        """Who may run a plain function in a thread; ``None``: they run on the event loop."""
         self.registry = registry
         self.functions: dict[str, _Function] = {}
         self.topic = f"websocket {path}"
@@ -203,8 +244,9 @@ class FunctionRoute:
         """Register the decorated function for ``event``; gives the function back unchanged.
 
         ``"connect"`` gets ``(ws)``, ``"message"`` gets ``(ws, message)``, ``"close"`` gets ``(ws)``, or
-        ``(ws, report)``, a ``CloseReport``.  Functions may be plain or async; they run as the hooks
-        ``on_connect``, ``on_message`` and ``on_close`` of a ``ConnectionActor`` do.  What the first two
+        ``(ws, report)``, a ``CloseReport``.  Functions may be plain or async; they run when the hooks
+        ``on_connect``, ``on_message`` and ``on_close`` of a ``ConnectionActor`` do, async ones on the event
+        loop and plain ones in a thread, so that they may block.  What the first two
         return is sent, unless it is ``None``: ``str`` or ``bytes``, a ``dict`` or ``list`` as JSON, or
         what the codec takes.
 
@@ -263,6 +305,12 @@ class _Function:
     function: Callable[..., Any]
     positional: int
     named: Mapping[str, _Source]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it does its work when it is called, not when what it returns is awaited."""
+        call = self.function if inspect.isroutine(self.function) else type(self.function).__call__
+        return not inspect.iscoroutinefunction(inspect.unwrap(call))
 
     def call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
         """Call it for an event."""

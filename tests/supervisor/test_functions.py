@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import Enum
@@ -18,11 +19,11 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from actors import ActorRef, CloseReport, ConnectionClosing, QueryParams, Request
-from supervisor import serve
+from actors import ActorRef, CloseReport, ConnectionClosing, ExitReason, QueryParams, Request
+from supervisor import Policy, Timeouts, serve
 from supervisor.functions import FunctionActor, FunctionRoute
 from tests.raw import BINARY, TEXT, Frame, RawClient, raw_client
-from tests.witness import serving, until
+from tests.witness import DEADLINE, serving, until
 
 with patch.object(sys, "argv", sys.argv[:1]):  # Robyn reads the arguments of the process
     import robyn.robyn as robyn
@@ -214,9 +215,113 @@ async def test_another_thread_sends_with_sync_send_or_by_the_ref() -> None:
         assert (await client.frame()).payload == b"by the ref"
         await client.send_close(1000)
         await witness.one_closed()
-        await anyio.to_thread.run_sync(ws.sync_send, "nobody is there any more")
+        with pytest.raises(ConnectionClosing):
+            await anyio.to_thread.run_sync(ws.sync_send, "nobody is there any more")
         with pytest.raises(ConnectionClosing):
             ws.sync_send("nobody is there any more")
+
+
+async def test_a_plain_function_that_blocks_holds_up_its_own_connection_alone() -> None:
+    actor, websocket = functions()
+    go_on = threading.Event()
+
+    @websocket.on("message")
+    def message(ws: FunctionActor, message: str) -> str:
+        if message == "block":
+            assert go_on.wait(DEADLINE)
+        return message
+
+    async with serving(actor) as (server, _), raw_client(server) as first, raw_client(server) as second:
+        await first.send("block")
+        await first.send("behind it")
+        for number in range(3):
+            await second.send(f"{number}")
+            assert (await second.frame()).text == f"{number}"
+        go_on.set()
+
+        assert [(await first.frame()).text for _ in range(2)] == ["block", "behind it"]
+
+
+async def test_without_threads_a_plain_function_runs_on_the_thread_of_the_event_loop() -> None:
+    threads = []
+    for own in (True, False):
+        server = serve({})
+        websocket = FunctionRoute("/ws", server.registry, server.publish, threads=own)
+        websocket.on("connect")(lambda ws: threads.append(threading.get_ident()) or "here")
+
+        async with serving(websocket.actor) as (serves, _), raw_client(serves) as client:
+            assert (await client.frame()).text == "here"
+
+    assert threads[0] != threading.get_ident() == threads[1]
+
+
+async def test_what_a_plain_function_sends_says_and_returns_comes_in_its_order() -> None:
+    actor, websocket = functions()
+
+    @websocket.on("message")
+    def message(ws: FunctionActor, message: str) -> str:
+        ws.sync_send("sent")
+        ws.sync_send_to(ws.id, b"sent to itself")
+        ws.close(4001, "done")
+        with pytest.raises(ConnectionClosing):
+            ws.sync_send("behind the close")
+        return "behind the close"
+
+    async with serving(actor) as (server, witness), raw_client(server) as client:
+        await client.send("go")
+
+        assert (await client.frame()).text == "sent"
+        assert (await client.frame()).payload == b"sent to itself"
+        assert (await client.answer_close()) == (4001, "done")
+        assert (await witness.one_closed()).report.clean
+        assert witness.crashes == []
+
+
+async def test_a_plain_function_starts_timers_and_tasks_from_its_thread() -> None:
+    actor, websocket = functions()
+
+    @websocket.on("connect")
+    def connect(ws: FunctionActor) -> None:
+        ws.after(0, "timer")
+        ws.every(3600, "never", key="never")
+        assert ws.cancel_timer("never")
+        ws.spawn(ws.send, "task")
+
+    async with serving(actor) as (server, witness), raw_client(server) as client:
+        assert {(await client.frame()).text for _ in range(2)} == {"timer", "task"}
+        assert witness.crashes == []
+
+
+async def test_a_plain_function_that_raises_crashes_its_connection() -> None:
+    actor, websocket = functions()
+
+    @websocket.on("message")
+    def message(ws: FunctionActor, message: str) -> None:
+        raise LookupError(message)
+
+    async with serving(actor) as (server, witness), raw_client(server) as client:
+        await client.send("nothing of that name")
+
+        assert await client.answer_close() == (1011, "")
+        await witness.one_closed()
+        assert [type(crash) for crash in witness.crashes] == [LookupError]
+
+
+async def test_a_plain_function_that_blocks_for_too_long_is_left_in_its_thread() -> None:
+    actor, websocket = functions()
+    go_on = threading.Event()
+    websocket.on("message")(lambda ws, message: go_on.wait(DEADLINE))
+
+    async with (
+        serving(actor, policy=Policy(timeouts=Timeouts(handler=0.05))) as (server, witness),
+        raw_client(server) as client,
+    ):
+        await client.send("block")
+
+        assert await client.answer_close() == (1011, "")
+        closed = await witness.one_closed()
+        go_on.set()
+        assert closed.report.exit_reason is ExitReason.HANDLER_TIMEOUT
 
 
 async def test_the_end_of_a_monitored_actor_is_not_sent_to_the_peer() -> None:
