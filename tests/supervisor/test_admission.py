@@ -962,6 +962,15 @@ class Crashing(ConnectionActor):
         raise RuntimeError("a message that the actor does not expect")
 
 
+@asynccontextmanager
+async def dialed(server: Any, source: str) -> AsyncIterator[RawClient]:
+    client = await RawClient.dial(server, source=source)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
 async def answer(address: Any, target: str = "/", **headers: str) -> tuple[int, dict[str, str]]:
     """Ask for an upgrade; give status and header fields of the answer, and end the connection."""
     client = await RawClient.dial(address)
@@ -1029,6 +1038,24 @@ async def test_a_key_is_free_again_when_its_connection_has_ended() -> None:
 
 
 @pytest.mark.every_runtime
+async def test_connections_that_say_nothing_keep_nobody_out() -> None:
+    admission = Admission(max_opening=20, exempt=())
+    async with serving(Echo, admission=admission) as (server, _), AsyncExitStack() as stack:
+        silent = [
+            await stack.enter_async_context(dialed(server, f"127.0.{1 + number // 10}.{1 + number % 10}"))
+            for number in range(50)
+        ]
+        await until(lambda: server.refused["max_opening"] == 30)
+
+        async with dialed(server, "127.0.9.9") as honest:
+            assert await honest.request() == 101
+
+        assert [await one.rest_of_bytes() for one in silent[:31]] == [b""] * 31, "the oldest are dropped"
+        assert server.gate.count(Kind.OPENING) == 19
+        assert await silent[-1].request() == 101
+
+
+@pytest.mark.every_runtime
 async def test_a_client_that_on_upgrade_refuses_and_that_does_not_go_takes_nobodys_place() -> None:
     class Choosy(Echo):
         @classmethod
@@ -1067,15 +1094,6 @@ async def test_one_address_cannot_keep_the_others_out_with_connections_that_are_
         await honest.send("echo")
         assert (await honest.frame()).text == "echo"
         assert len(server.gate) == 3
-
-
-@asynccontextmanager
-async def dialed(server: Any, source: str) -> AsyncIterator[RawClient]:
-    client = await RawClient.dial(server, source=source)
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 async def crashes(server: Any, source: str) -> int:

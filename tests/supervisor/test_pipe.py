@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, suppress
 from itertools import pairwise
 
 import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -754,6 +755,23 @@ async def test_when_the_pump_is_killed_the_places_of_its_connections_are_free_ag
         os.kill(there.http.pump.pid, signal.SIGKILL)
 
         await until(lambda: there.server.gate.count(Kind.HTTP) == 0)
+
+
+@asyncio_only
+@pytest.mark.parametrize("turns", [0, 1, 3, 10])
+async def test_no_place_is_lost_when_the_pump_is_killed_while_a_connection_comes_back(turns: int) -> None:
+    async with site(answer_gets, pump=True) as there:
+        async with dialed(there.port) as client:
+            await client.send_bytes(GET)
+            assert (await client.read_head())[0] == 200
+            await client.send_bytes(UPGRADE)
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            assert there.http.pump is not None
+            assert there.http.pump.pid is not None
+            os.kill(there.http.pump.pid, signal.SIGKILL)
+            await until(lambda: there.server.gate.count(Kind.HTTP) == 0)
+        await until(lambda: counts(there) == [0, 0, 0])
 
 
 @asyncio_only
