@@ -1,9 +1,17 @@
 """Admission: who may connect.  Caps, rates, Origin, trusted proxies, and a breaker.
 
-The way of a connection: ``Gate.arrive`` when it is accepted, before a byte is read; ``Gate.ask`` when
-its request is there; ``Gate.leave`` when it has ended, whatever ended it.  The bookkeeping is bounded:
-an address is forgotten when it has nothing open and its rate has recovered, and at most
-``MAX_ADDRESSES`` of them are known; IPv6 clients are known by their /64, which is what one of them has.
+The way of a connection: ``Gate.arrive`` when it is accepted, before a byte is read; ``Gate.identify``
+when its head is there, and then ``Gate.ask`` for a WebSocket or ``Gate.pipe`` for plain HTTP;
+``Gate.come_back`` when a kept HTTP connection asks for something else, or a WebSocket is refused after
+all; ``Gate.leave`` when it has ended, whatever ended it.
+
+Each kind of connection has its own caps, and a connection meets those of what it wants: while that is
+not known, or when it is refused, it is one of those that open.  Where they are too many, the one that
+has opened for the longest goes, not the one that comes.
+
+The bookkeeping is bounded: an address is forgotten when it has nothing open and its rate has recovered,
+and at most ``MAX_ADDRESSES`` of them are known; IPv6 clients are known by their /64, which is what one of
+them has.
 """
 
 from __future__ import annotations
@@ -15,16 +23,19 @@ import resource
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import lru_cache
 from http import HTTPStatus
-from typing import final
+from typing import NamedTuple, final
 from urllib.parse import urlsplit
 
 from actors import Request
 from actors.rates import TokenBucket
 from actors.request import Headers
-from actors.transports.opening import HandshakeRefused
+from actors.transports.opening import HandshakeRefused, fields_of
 from actors.transports.transport import Transport
+from supervisor.breaker import Breaker
+from supervisor.forwarded import IPAddress, address_of, forwarded_for, forwarded_hosts
 from supervisor.policies import NOT_GIVEN, NotGiven, check_count, check_seconds
 
 logger = logging.getLogger("supervisor")
@@ -37,11 +48,34 @@ SPARE_DESCRIPTORS = 32
 """Descriptors kept free: a connection that takes one of them is answered 503 at once."""
 LOOK_EVERY = 8
 """Connections of which one is asked for its descriptor: that costs more than all else that admission does."""
-FRESH = 1.0
-"""Seconds: a connection that crashes within them after 101 counts for the breaker."""
+PIPED_DESCRIPTORS = 2
+"""Descriptors that a pipe in this process takes besides its client's: to Robyn, and Robyn's own."""
+TELL_AFTER = 8
+"""Refusals of one address, for requests that tell of others, before the log says what may be wrong."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LOOPBACK = ("127.0.0.0/8", "::1/128")
+_WITH_DEFAULTS = ("max_connections", "max_http", "max_opening", "http_per_address", "opening_per_address")
+
+
+class Kind(IntEnum):
+    """What a connection wants, and so which caps it meets; an index."""
+
+    OPENING = 0
+    """Not known yet, or it was refused: from accept on, until it ends or becomes one of the others."""
+    HTTP = 1
+    WEBSOCKET = 2
+
+
+OPENING, HTTP, WEBSOCKET = Kind  # a member of an enum that is looked up in its class costs as much as a call
+
+
+class Cap(NamedTuple):
+    """How many connections of one kind there may be; ``None``: any number."""
+
+    total: int | None
+    each: int | None
+    """Of one address."""
 
 
 @final
@@ -49,27 +83,44 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 class Admission:
     """Who may connect to a server; ``None`` switches a cap off.
 
-    ``max_connections``: open and opening ones, then 503; by default 10 000 or 80 % of the descriptor
-    limit, whichever is less.  ``per_address``: open and opening ones of one client address, then 429.
+    ``max_connections``: WebSockets, from their request on, then 503; by default 10 000 or 80 % of the
+    descriptor limit, whichever is less.  ``per_address``: those of one client address, then 429.
     ``handshakes_per_minute``: of one client address, then 429.  ``per_key``: open ones of one
     ``key(request)``, then 429; a key of ``None`` is not counted.  ``exempt``: networks whose clients are not
     counted by address; by default loopback, where a proxy may stand for many.
+
+    ``max_http``: connections for plain HTTP in a Robyn app on one port, kept ones too, then 503; by default
+    10 000 or 20 % of the descriptor limit.  ``http_per_address``: those of one client address, then 429;
+    by default 512 or a quarter of ``max_http``.
+
+    ``max_opening``: connections whose request is not there yet, or was refused, and whose end is waited for;
+    then the oldest of them is dropped; by default 4096 or 20 % of the descriptor limit.
+    ``opening_per_address``: those of one client address, then 429; by default 512 or half of
+    ``max_opening``.
 
     ``origins``: ``"same host"`` (the default; an upgrade without ``Origin`` comes from no browser and
     passes too), ``"*"``, or the origins that may connect, as ``"https://example.com"``; else 403.
 
     ``trusted_proxies``: addresses and networks whose ``Forwarded`` or ``X-Forwarded-For`` is believed:
     the client is then the last address in it that is no trusted proxy.  Where there is none to believe
-    (no address, or the two fields disagree), the connection counts for the proxy itself.
+    (no field, no address, or the two fields disagree), the connection counts for the proxy itself, which
+    is never exempt then; nor is a client that is told to be at a loopback address.  ``Forwarded: host=``
+    and ``X-Forwarded-Host`` of a trusted proxy are the same host as ``Host``, for ``origins``.
 
-    ``breaker``: that many fresh connections in a row which crashed before their peer said anything
-    stop admission for ``breaker_pause`` seconds (503); then one is let in to try.
+    ``breaker``: when fresh connections of that many addresses have crashed before their ``on_connect`` was
+    through, and nobody got through his in between, those addresses get 503 for ``breaker_pause`` seconds;
+    then each may try with one connection.  An address is never refused for what others did.  One that is not
+    counted by address counts for nothing here.
 
     Raises ``TypeError`` and ``ValueError`` naming the option.
     """
 
     max_connections: int | NotGiven | None = NOT_GIVEN
     per_address: int | None = 128
+    max_http: int | NotGiven | None = NOT_GIVEN
+    http_per_address: int | NotGiven | None = NOT_GIVEN
+    max_opening: int | NotGiven | None = NOT_GIVEN
+    opening_per_address: int | NotGiven | None = NOT_GIVEN
     handshakes_per_minute: int | None = 64
     per_key: int | None = None
     key: Callable[[Request], Hashable] | None = None
@@ -82,8 +133,9 @@ class Admission:
     def __post_init__(self) -> None:
         for option in ("per_address", "handshakes_per_minute", "per_key", "breaker"):
             check_count(option, getattr(self, option))
-        if not isinstance(self.max_connections, NotGiven):
-            check_count("max_connections", self.max_connections)
+        for option in _WITH_DEFAULTS:
+            given = getattr(self, option)
+            check_count(option, None if isinstance(given, NotGiven) else given)
         if (self.per_key is None) != (self.key is None):
             raise ValueError("per_key, key: one needs the other")
         if self.key is not None and not callable(self.key):
@@ -98,11 +150,25 @@ class Admission:
         check_seconds("breaker_pause", self.breaker_pause, off=False)
 
     @property
-    def connection_limit(self) -> int | None:
-        """The cap on connections, the default filled in."""
-        if isinstance(self.max_connections, NotGiven):
-            return min(10_000, descriptor_limit() * 8 // 10)
-        return self.max_connections
+    def caps(self) -> tuple[Cap, Cap, Cap]:
+        """The cap of each ``Kind``, the defaults filled in."""
+        limit = descriptor_limit()
+        opening = _or(self.max_opening, min(4096, limit // 5))
+        http = _or(self.max_http, min(10_000, limit // 5))
+        return (
+            Cap(opening, _or(self.opening_per_address, _part(opening, 2))),
+            Cap(http, _or(self.http_per_address, _part(http, 4))),
+            Cap(_or(self.max_connections, min(10_000, limit * 8 // 10)), self.per_address),
+        )
+
+
+def _or(given: int | NotGiven | None, default: int) -> int | None:
+    return max(1, default) if isinstance(given, NotGiven) else given
+
+
+def _part(total: int | None, parts: int) -> int:
+    """What one address may have of ``total`` connections."""
+    return 512 if total is None else min(512, total // parts)
 
 
 def descriptor_limit() -> int:
@@ -131,10 +197,11 @@ def _texts(option: str, given: Sequence[str]) -> Sequence[str]:
 class _Address:
     """What is known about one client address."""
 
-    __slots__ = ("bucket", "count")
+    __slots__ = ("bucket", "counts")
 
     def __init__(self) -> None:
-        self.count = 0
+        self.counts = [0, 0, 0]
+        """Its connections by their ``Kind``."""
         self.bucket: TokenBucket | None = None
 
 
@@ -142,14 +209,22 @@ class _Address:
 class Ticket:
     """One accepted connection's place; given back exactly once."""
 
-    __slots__ = ("address", "key", "left", "refused")
+    __slots__ = ("address", "counts", "crowd", "key", "kind", "proxied")
+
+    kind: Kind | None
+    """Among which connections it has its place; ``None``: it has none, or none any more."""
+    counts: list[int] | None
+    """Those of its address; ``None`` where it is not counted by address."""
 
     def __init__(self, address: str | None) -> None:
         self.address = address
+        self.counts = None
+        self.kind = OPENING
         self.key: Hashable = None
-        self.left = False
-        self.refused = False
+        self.crowd = False
         """Whether it was refused on arrival: it takes no place but one of ``MAX_REFUSED``."""
+        self.proxied = False
+        """Whether it comes from a trusted proxy."""
 
 
 @final
@@ -159,7 +234,9 @@ class Gate:
     def __init__(self, admission: Admission, clock: Callable[[], float]) -> None:
         self._admission = admission
         self._clock = clock
-        self._limit = admission.connection_limit
+        caps = admission.caps
+        self._most = [math.inf if cap.total is None else cap.total for cap in caps]  # by kind
+        self._most_each = [math.inf if cap.each is None else cap.each for cap in caps]
         self._exempt = networks("exempt", admission.exempt)
         self._proxies = networks("trusted_proxies", admission.trusted_proxies)
         self._origins = (
@@ -171,17 +248,24 @@ class Gate:
         self._addresses: dict[str, _Address] = {}
         self._keys: Counter[Hashable] = Counter()
         self._forget_at = MAX_ADDRESSES
-        self._count = 0
+        self._counts = [0, 0, 0]  # by kind
+        self._opening: dict[Ticket, Callable[[], object]] = {}  # the oldest first, with what drops it
         self._refused_now = 0
         self._unasked = 0  # connections that may still come before one is asked for its descriptor
-        self._crashes = 0
-        self._shut_until = 0.0
-        self._warned = -1e9
+        self._breaker = (
+            None if admission.breaker is None else Breaker(admission.breaker, admission.breaker_pause)
+        )
+        self._warned: dict[str, float] = {}
+        self._for_others: Counter[str] | None = Counter()  # None: the log has said it
         self.refused: Counter[str] = Counter()
         """How many connections were refused, by reason."""
 
     def __len__(self) -> int:
-        return self._count
+        return sum(self._counts)
+
+    def count(self, kind: Kind) -> int:
+        """How many connections of one kind there are."""
+        return self._counts[kind]
 
     @property
     def known_addresses(self) -> int:
@@ -195,104 +279,140 @@ class Gate:
 
     # -- the way of a connection ---------------------------------------------------------------
 
-    def arrive(self, transport: Transport) -> tuple[Ticket, HandshakeRefused | None]:
-        """A connection was accepted; give its place, and the refusal if there is one."""
+    def arrive(
+        self, transport: Transport, drop: Callable[[], object]
+    ) -> tuple[Ticket, HandshakeRefused | None]:
+        """A connection was accepted; give its place, and the refusal if there is one.
+
+        ``drop`` is called when others need its room before it is known what it wants.
+        """
         address = self._counted_as(transport.peer.rpartition(":")[0])
         ticket = Ticket(address)
-        self._count += 1
+        self._counts[OPENING] += 1
         if address is not None:
-            self._address(address).count += 1
+            counts = ticket.counts = self._address(address).counts
+            counts[OPENING] += 1
         refused = None
         self._unasked -= 1
         if self._unasked < 0 and self._takes_a_spare_descriptor(transport):
             self._warn("the process has almost no descriptors left: refusing connections with 503")
-            refused = self._refuse("descriptors", 503, "the server has no room")
-        elif self._limit is not None and self._count > self._limit:
-            refused = self._refuse("max_connections", 503, "the server is full")
-        elif address is not None and self._over(address):
-            refused = self._refuse("per_address", 429, "too many connections from this address")
+            refused = self.refuse("descriptors", 503, "the server has no room")
+        elif address is not None and counts[OPENING] > self._most_each[OPENING]:
+            refused = self.refuse("opening_per_address", 429, "too many connections from this address")
         if refused is not None:
             self._exit(ticket)  # or one address could fill the server with refused connections
-            ticket.refused = True
+            ticket.crowd = True
             self._refused_now += 1
+        else:
+            self._opening[ticket] = drop
+            if self._counts[OPENING] > self._most[OPENING]:
+                self._drop_the_oldest()
         return ticket, refused
+
+    def come_back(self, ticket: Ticket, drop: Callable[[], object]) -> None:
+        """It is one of those that open again: it asks for something else, or is refused after all."""
+        self._move(ticket, OPENING)
+        self._give_key_back(ticket)
+        self._opening[ticket] = drop
+        if self._counts[OPENING] > self._most[OPENING]:
+            self._drop_the_oldest()
+
+    def identify(self, ticket: Ticket, peer: str, headers: Headers) -> str:
+        """Count the connection where it belongs; give its client's address as hooks see it."""
+        proxy = self._proxy_at(peer) if self._proxies else None
+        if proxy is None:
+            return peer
+        ticket.proxied = True
+        client = self._told(headers)
+        self._count_as(ticket, self._told_counts_as(client or proxy))
+        return peer if client is None else str(client)
 
     def client_of(self, peer: str, headers: Headers) -> str:
         """The address of the client: the peer's, or what trusted proxies say."""
-        host = _host_of(peer) if self._proxies else None
-        if host is None or not _within(host, self._proxies):
-            return peer
-        chains = [chain for chain in (_forwarded(headers), _x_forwarded_for(headers)) if chain]
-        told = {self._believed(chain) for chain in chains}
-        # A proxy that knows one of the two fields passes on what the client wrote into the other one.
-        client = told.pop() if len(told) == 1 else None
-        return peer if client is None else client
+        client = None if self._proxy_at(peer) is None else self._told(headers)
+        return peer if client is None else str(client)
 
-    def _believed(self, chain: Sequence[str]) -> str | None:
-        """The last address of ``chain`` that is no trusted proxy; ``None`` where that is no address."""
-        host: IPAddress | None = None
-        for forwarded in reversed(chain):
-            host = _parse(forwarded)
-            if host is None or not _within(host, self._proxies):
-                break
-        return None if host is None else str(host)
-
-    def ask(self, ticket: Ticket, client: str, request: Request) -> None:
-        """Its request is there: raises ``HandshakeRefused`` when it may not connect."""
+    def ask(self, ticket: Ticket, request: Request) -> None:
+        """It wants a WebSocket: raises ``HandshakeRefused`` when it may not have one."""
         admission, now = self._admission, self._clock()
-        if self._proxies:
-            self._move(ticket, client)
-        if now < self._shut_until:
-            raise self._refuse("breaker", 503, "the server has trouble", after=self._shut_until - now)
-        if not self._origin_allowed(request):
-            raise self._refuse("origin", 403, "this Origin may not connect")
-        address = ticket.address
-        if address is not None and self._over(address):
-            raise self._refuse("per_address", 429, "too many connections from this address")
-        if address is not None and admission.handshakes_per_minute is not None:
-            bucket = self._bucket(address, admission.handshakes_per_minute, now)
-            if not bucket.take(now):
-                wait = bucket.wait(1, now)
-                raise self._refuse("handshakes", 429, "too many handshakes from this address", after=wait)
+        if not self._origin_allowed(ticket, request):
+            host, origin = request.headers.get("Host", ""), request.headers["Origin"]
+            raise self.refuse(
+                "origin",
+                403,
+                f"the Origin {origin[:200]!r} may not connect to {host[:200]!r}: "
+                "name it in Admission(origins=[...]) if it may",
+            )
+        try:
+            self._check_cap(ticket, WEBSOCKET, "max_connections", "per_address")
+            address = ticket.address
+            if address is not None and admission.handshakes_per_minute is not None:
+                bucket = self._bucket(address, admission.handshakes_per_minute, now)
+                if not bucket.take(now):
+                    wait = bucket.wait(1, now)
+                    raise self.refuse("handshakes", 429, "too many handshakes from this address", after=wait)
+        except HandshakeRefused:
+            self._wonder(ticket, request.headers)
+            raise
+        if self._breaker is not None and (wait := self._breaker.wait(address, now)):
+            raise self.refuse("breaker", 503, "the server has trouble", after=wait)
         if admission.key is not None and admission.per_key is not None:
             key = _call_key(admission.key, request)
             if key is not None:
                 if self._keys[key] >= admission.per_key:
-                    raise self._refuse("per_key", 429, "too many connections")
+                    raise self.refuse("per_key", 429, "too many connections")
                 self._keys[key] += 1
                 ticket.key = key
+        self._move(ticket, WEBSOCKET)
+
+    def pipe(self, ticket: Ticket, peer: str, head: bytes) -> None:
+        """It wants plain HTTP: raises ``HandshakeRefused`` when there is no room for it.
+
+        A connection that a trusted proxy keeps for many counts for whose request came first.
+        """
+        if self._proxy_at(peer) is not None:
+            self.identify(ticket, peer, Headers(fields_of(head)))
+        try:
+            self._check_cap(ticket, HTTP, "max_http", "http_per_address")
+        except HandshakeRefused:
+            self._wonder(ticket, Headers(fields_of(head)))
+            raise
+        self._unasked -= PIPED_DESCRIPTORS
+        self._move(ticket, HTTP)
 
     def leave(self, ticket: Ticket) -> None:
         """It has ended."""
-        if ticket.left:
-            return
-        ticket.left = True
-        if ticket.refused:
+        if ticket.crowd:
+            ticket.crowd = False
             self._refused_now -= 1
-            return
-        self._exit(ticket)
-        if ticket.key is not None:
-            self._keys[ticket.key] -= 1
-            if not self._keys[ticket.key]:
-                del self._keys[ticket.key]
+        elif ticket.kind is not None:
+            self._exit(ticket)
+            self._give_key_back(ticket)
 
-    def opened(self, *, crashed: bool, lived: float) -> None:
-        """A connection that was admitted has ended: what the breaker counts."""
-        if not crashed or lived > FRESH:
-            self._crashes = 0
-        elif self._admission.breaker is not None:
-            self._crashes += 1
-            if self._crashes >= self._admission.breaker:
-                # One more crash in a row shuts it again: the next connection is let in to try.
-                self._crashes = self._admission.breaker - 1
-                self._shut_until = self._clock() + self._admission.breaker_pause
-                self._warn("fresh connections crash in a row: refusing new ones with 503")
+    def got_through(self) -> None:
+        """A WebSocket has got through its ``on_connect``."""
+        if self._breaker is not None:
+            self._breaker.got_through()
+
+    def crashed(self, ticket: Ticket) -> None:
+        """A WebSocket has crashed before its ``on_connect`` was through."""
+        if self._breaker is not None and self._breaker.crashed(ticket.address, self._clock()):
+            self._warn(
+                f"the fresh connections of {self._admission.breaker} addresses crashed and nobody's got "
+                "through on_connect: refusing new ones of those addresses with 503"
+            )
+
+    def refuse(self, reason: str, status: int, text: str, *, after: float = 5.0) -> HandshakeRefused:
+        """Count a refusal, and give it."""
+        self.refused[reason] += 1
+        headers = {} if status == 403 else {"Retry-After": str(max(1, math.ceil(after)))}
+        return HandshakeRefused(status, text, headers)
 
     # ------------------------------------------------------------------------------------------
 
     def _find_counted_as(self, host: str) -> str | None:
         """Under which address a peer at ``host`` is counted; not at all on a Unix socket."""
-        address = _parse(host)
+        address = _host_of(host)
         if address is None or _within(address, self._exempt) or _within(address, self._proxies):
             return None
         return _group(address)
@@ -305,28 +425,120 @@ class Gate:
         self._unasked = min(LOOK_EVERY, room) - 1
         return room <= 0
 
+    def _drop_the_oldest(self) -> None:
+        """Make room for one that comes: what has been opening for the longest goes."""
+        oldest = next(iter(self._opening))
+        self.refused["max_opening"] += 1
+        self._opening[oldest]()
+        self.leave(oldest)
+
+    def _move(self, ticket: Ticket, kind: Kind) -> None:
+        """Let the connection be one of another kind."""
+        before = ticket.kind
+        assert before is not None, "a connection that has ended, or was refused on arrival, wants nothing"
+        if before is OPENING:
+            del self._opening[ticket]
+        ticket.kind = kind
+        self._counts[before] -= 1
+        self._counts[kind] += 1
+        if (counts := ticket.counts) is not None:
+            counts[before] -= 1
+            counts[kind] += 1
+
     def _exit(self, ticket: Ticket) -> None:
-        self._count -= 1
-        self._exit_address(ticket)
+        kind, ticket.kind = ticket.kind, None
+        assert kind is not None, "it had a place"
+        if kind is OPENING:
+            self._opening.pop(ticket, None)  # one that is refused on arrival is not there
+        self._counts[kind] -= 1
+        if ticket.counts is not None:
+            self._exit_address(ticket, kind)
 
-    def _exit_address(self, ticket: Ticket) -> None:
-        if ticket.address is None:
+    def _exit_address(self, ticket: Ticket, kind: Kind) -> None:
+        counts, address = ticket.counts, ticket.address
+        if counts is None or address is None:
             return
-        known = self._addresses.get(ticket.address)
-        if known is not None:
-            known.count -= 1
-            if not known.count and (known.bucket is None or known.bucket.full_at() <= self._clock()):
-                del self._addresses[ticket.address]
+        ticket.counts = None
+        counts[kind] -= 1
+        if not any(counts):
+            bucket = self._addresses[address].bucket
+            if bucket is None or bucket.full_at() <= self._clock():
+                del self._addresses[address]
 
-    def _move(self, ticket: Ticket, client: str) -> None:
-        """A trusted proxy told the client's address: count the connection there."""
-        host = _host_of(client)
-        address = None if host is None or _within(host, self._exempt) else _group(host)
-        if address != ticket.address:
-            self._exit_address(ticket)
+    def _count_as(self, ticket: Ticket, address: str | None) -> None:
+        """Count the connection under another address."""
+        kind = ticket.kind
+        if address != ticket.address and kind is not None:
+            self._exit_address(ticket, kind)
             ticket.address = address
             if address is not None:
-                self._address(address).count += 1
+                ticket.counts = self._address(address).counts
+                ticket.counts[kind] += 1
+
+    def _give_key_back(self, ticket: Ticket) -> None:
+        if (key := ticket.key) is not None:
+            ticket.key = None
+            self._keys[key] -= 1
+            if not self._keys[key]:
+                del self._keys[key]
+
+    def _check_cap(self, ticket: Ticket, kind: Kind, total: str, each: str) -> None:
+        """Raise ``HandshakeRefused`` where one more of a kind is too many, named by the option."""
+        if self._counts[kind] >= self._most[kind]:
+            raise self.refuse(total, 503, "the server is full")
+        if (counts := ticket.counts) is not None and counts[kind] >= self._most_each[kind]:
+            raise self.refuse(each, 429, "too many connections from this address")
+
+    # -- whom trusted proxies tell of ----------------------------------------------------------
+
+    def _proxy_at(self, peer: str) -> IPAddress | None:
+        """The trusted proxy that ``peer`` is."""
+        host = _host_of(peer) if self._proxies else None
+        return host if host is not None and _within(host, self._proxies) else None
+
+    def _told(self, headers: Headers) -> IPAddress | None:
+        """The client's address as the trusted proxies tell it; ``None`` where there is none to believe."""
+        told = {self._believed(chain) for chain in forwarded_for(headers)}
+        # A proxy that knows one of the two fields passes on what the client wrote into the other one.
+        return told.pop() if len(told) == 1 else None
+
+    def _believed(self, chain: Sequence[IPAddress | None]) -> IPAddress | None:
+        """The last address of ``chain`` that is no trusted proxy; ``None`` where that is no address."""
+        host: IPAddress | None = None
+        for host in reversed(chain):
+            if host is None or not _within(host, self._proxies):
+                break
+        return host
+
+    def _told_counts_as(self, host: IPAddress) -> str | None:
+        """Under which address a client counts that comes through a proxy, or that proxy itself.
+
+        A client must not get exempt by what it writes: behind a proxy nobody is at a loopback address, and
+        a trusted proxy stands for those of whom it tells nothing.
+        """
+        exempt = _within(host, self._exempt) and not host.is_loopback and not _within(host, self._proxies)
+        return None if exempt else _group(host)
+
+    def _wonder(self, ticket: Ticket, headers: Headers) -> None:
+        """Say once that an address which is refused again and again may be a proxy of the program's."""
+        address, suspects = ticket.address, self._for_others
+        told = next((name for name in ("Forwarded", "X-Forwarded-For") if name in headers), None)
+        if suspects is None or address is None or ticket.proxied or told is None:
+            return
+        if len(suspects) >= MAX_REFUSED:
+            suspects.clear()
+        suspects[address] += 1
+        if suspects[address] >= TELL_AFTER:
+            self._for_others = None
+            logger.warning(
+                "connections from %s are refused, as too many of one address, and their requests have %s: if "
+                "that is a proxy or load balancer of yours, give Admission(trusted_proxies=[%r])",
+                address,
+                told,
+                address,
+            )
+
+    # -- addresses -----------------------------------------------------------------------------
 
     def _address(self, address: str) -> _Address:
         known = self._addresses.get(address)
@@ -339,7 +551,7 @@ class Gate:
     def _forget_idle(self) -> None:
         """Make room: drop addresses with nothing open, the recovered ones and at least a quarter."""
         now = self._clock()
-        idle = [address for address, known in self._addresses.items() if not known.count]
+        idle = [address for address, known in self._addresses.items() if not any(known.counts)]
         recovered = [one for one in idle if (b := self._addresses[one].bucket) is None or b.full_at() <= now]
         enough = len(self._addresses) // 4  # so that a spray does not pay for this at every connection
         for address in recovered if len(recovered) >= enough else idle[:enough]:
@@ -352,60 +564,30 @@ class Gate:
             known.bucket = TokenBucket(per_minute / 60, per_minute, now)
         return known.bucket
 
-    def _over(self, address: str) -> bool:
-        cap = self._admission.per_address
-        return cap is not None and self._addresses[address].count > cap
-
-    def _origin_allowed(self, request: Request) -> bool:
+    def _origin_allowed(self, ticket: Ticket, request: Request) -> bool:
         headers = request.headers
         if self._origins == "*" or "Origin" not in headers:
             return True
         origin = headers["Origin"]
-        if isinstance(self._origins, str):
-            return _same_host(origin, headers.get("Host", ""))
-        return _origin_of(origin) in self._origins
-
-    def _refuse(self, reason: str, status: int, text: str, *, after: float = 5.0) -> HandshakeRefused:
-        self.refused[reason] += 1
-        headers = {} if status == 403 else {"Retry-After": str(max(1, math.ceil(after)))}
-        return HandshakeRefused(status, text, headers)
+        if not isinstance(self._origins, str):
+            return _origin_of(origin) in self._origins
+        if _same_host(origin, headers.get("Host", "")):
+            return True
+        return ticket.proxied and any(_same_host(origin, host) for host in forwarded_hosts(headers))
 
     def _warn(self, text: str) -> None:
         """Log, at most once a minute."""
         now = self._clock()
-        if now - self._warned >= 60:
-            self._warned = now
+        if now - self._warned.get(text, -math.inf) >= 60:
+            self._warned[text] = now
             logger.error("%s", text)
 
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def _parse(text: str) -> IPAddress | None:
-    """An address out of a forwarding header: with quotes, brackets or a port as they come."""
-    text = text.strip().strip('"')
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    return _address_of(text)
-
-
-@lru_cache(maxsize=1024)  # a client comes again and again, and parsing costs as much as a whole echo
-def _address_of(text: str) -> IPAddress | None:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    mapped = getattr(address, "ipv4_mapped", None)
-    return address if mapped is None else mapped
-
-
 def _host_of(peer: str) -> IPAddress | None:
-    """The address in ``host:port`` or ``[host]:port``; ``None`` for a Unix socket."""
-    if peer.startswith("[") or peer.count(":") <= 1:
-        return _parse(peer)
-    return _parse(f"[{peer}]")
+    """The address in ``host:port`` or ``[host]:port``, or alone; ``None`` for a Unix socket."""
+    if peer.startswith("["):
+        return address_of(peer[1:].partition("]")[0])
+    return address_of(peer.partition(":")[0] if peer.count(":") == 1 else peer)
 
 
 def _group(host: IPAddress) -> str:
@@ -417,23 +599,6 @@ def _group(host: IPAddress) -> str:
 
 def _within(host: IPAddress, nets: Sequence[Network]) -> bool:
     return any(host.version == net.version and host in net for net in nets)
-
-
-def _forwarded(headers: Headers) -> list[str]:
-    """The addresses of ``Forwarded`` (RFC 7239), the client's first; ``""`` for a hop that tells none."""
-    fields = headers.get_all("Forwarded")
-    return [_for(element) for element in ",".join(fields).split(",")] if fields else []
-
-
-def _for(element: str) -> str:
-    pairs = (pair.partition("=") for pair in element.split(";"))
-    return next((value for name, _, value in pairs if name.strip().lower() == "for"), "")
-
-
-def _x_forwarded_for(headers: Headers) -> list[str]:
-    """The addresses of ``X-Forwarded-For``, the client's first."""
-    fields = headers.get_all("X-Forwarded-For")
-    return ",".join(fields).split(",") if fields else []
 
 
 def _call_key(key: Callable[[Request], Hashable], request: Request) -> Hashable:

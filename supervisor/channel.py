@@ -24,7 +24,7 @@ class Word(Enum):
     """What a message says; its first byte."""
 
     PIPE = b"p"
-    """To the pump, with a connection: its source, the end of a line, what was read of it."""
+    """To the pump, with a connection: a line with its number and its source, what was read of it."""
     LAST_ANSWERS = b"l"
     FINISH = b"f"
 
@@ -33,9 +33,9 @@ class Word(Enum):
     PART = b"d"
     """The begin of what was read of the connection that comes next."""
     UPGRADE = b"u"
-    """With a connection: what was read of it."""
+    """With a connection: a line with its number, what was read of it."""
     ENDED = b"e"
-    """The source of a pipe that is over."""
+    """The number of a pipe that is over."""
     FINISHED = b"F"
 
 

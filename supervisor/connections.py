@@ -51,13 +51,15 @@ class Connections(Sized, Iterable[ActorRef]):
 class _Child:
     """What the supervisor knows about one connection; parts for restarts are made when one is needed."""
 
-    __slots__ = ("backoff", "born_at", "policy", "ticket", "watch", "window")
+    __slots__ = ("backoff", "born_at", "policy", "started", "ticket", "watch", "window")
 
     def __init__(self, policy: Policy, watch: Watch, ticket: Ticket, now: float) -> None:
         self.policy = policy
         self.watch = watch
         self.ticket = ticket
         self.born_at = now
+        self.started = False
+        """Whether its ``on_connect`` was got through."""
         self.window: RestartWindow | None = None
         self.backoff: BackoffClock | None = None
 
@@ -90,6 +92,7 @@ class ConnectionSupervisor:
             message_rate=limits.message_rate,
             message_burst=limits.message_burst,
             on_crash=self.crashed,
+            on_started=self.started,
             restart_delay=self.restart_delay,
             on_exit=self.exited,
         )
@@ -101,6 +104,11 @@ class ConnectionSupervisor:
         hooks, request = self._around.hooks, cell.request
         if heard(hooks, logging.DEBUG):
             tell(hooks, ConnectionOpened(cell.id, request.path, request.client, request.subprotocol))
+
+    def started(self, cell: Cell) -> None:
+        """Called by a cell whose ``on_connect`` is through."""
+        self._cells[cell].started = True  # type: ignore[index]  # none but connections
+        self._gate.got_through()
 
     def crashed(self, cell: Cell, error: BaseException) -> Reaction:
         """Called by a cell whose hook, task or resource raised ``error``: say what is done about it."""
@@ -136,9 +144,11 @@ class ConnectionSupervisor:
         child = self._cells.pop(cell)
         child.watch.cancel()
         self._gate.leave(child.ticket)
-        crashed = cell.exit_reason.abnormal
-        if not (crashed and cell.messages_in):  # a crash that the peer provoked says nothing about us
-            self._gate.opened(crashed=crashed, lived=cell.opened_for)
+        if not child.started:  # what crashes later is for its own client, and says nothing about the next one
+            if cell.exit_reason.abnormal:
+                self._gate.crashed(child.ticket)
+            else:
+                self._gate.got_through()
         self._around.registry.forget(cell.id, cell)
         self._around.topics.forget(cell)
         hooks, request = self._around.hooks, cell.request

@@ -86,12 +86,15 @@ class Pipe(asyncio.Protocol):
         "_to_robyn",
         "_unsent",
         "_wire",
+        "number",
         "quiet",
         "source",
         "to_client",
     )
 
-    def __init__(self, pipes: Pipes, client: AsyncioTransport, data: bytes, source: str | None) -> None:
+    def __init__(
+        self, pipes: Pipes, client: AsyncioTransport, data: bytes, source: str | None, number: int
+    ) -> None:
         self._pipes = pipes
         self._client = client
         self._wire = wire = client.hand_over(self)
@@ -108,6 +111,8 @@ class Pipe(asyncio.Protocol):
         """Whether nothing went through since this was set."""
         self.source = source
         """The loopback address that Robyn sees the client at; ``None`` for 127.0.0.1."""
+        self.number: int | None = number
+        """Under which it was begun; ``None`` when its client is somebody else's again."""
         wire.set_write_buffer_limits(high=HIGH_WATER)
         wire.pause_reading()
         runtime = pipes.site.runtime
@@ -259,8 +264,10 @@ class Pipe(asyncio.Protocol):
     def _upgrade(self) -> None:
         request = self._requests.upgrade
         assert request is not None, "what the state says"
+        number, self.number = self.number, None
+        assert number is not None, "it is over once"
         self._over()
-        self._pipes.upgrade(self._client, request)
+        self._pipes.upgrade(self._client, request, number)
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -343,7 +350,7 @@ class Pipes:
     """The pipes of this process to the listener at ``address``.
 
     ``upgrade`` gets a client that asks for a WebSocket on a connection it kept, or whether the server is
-    ready, with the request; ``ended`` the ``source`` of every pipe that is over.
+    ready, with the request and the pipe's number; ``ended`` the number of every other pipe that is over.
     """
 
     __slots__ = ("_emptied", "_ended", "address", "closing", "open", "site", "upgrade")
@@ -352,8 +359,8 @@ class Pipes:
         self,
         site: Site,
         address: tuple[str, int],
-        upgrade: Callable[[AsyncioTransport, bytes], None],
-        ended: Callable[[str | None], None],
+        upgrade: Callable[[AsyncioTransport, bytes, int], None],
+        ended: Callable[[int], None],
     ) -> None:
         self.site = site
         self.address = address
@@ -364,9 +371,9 @@ class Pipes:
         self._ended = ended
         self._emptied = asyncio.Event()
 
-    def begin(self, client: AsyncioTransport, data: bytes, source: str | None) -> None:
+    def begin(self, client: AsyncioTransport, data: bytes, source: str | None, number: int) -> None:
         """Pipe one client whose first bytes, the whole head of a request, are ``data``."""
-        self.open.add(Pipe(self, client, data, source))
+        self.open.add(Pipe(self, client, data, source, number))
 
     async def finish(self) -> None:
         """Wait for the answers that are to come; end the connections that have been quiet for a while."""
@@ -382,7 +389,8 @@ class Pipes:
     def over(self, pipe: Pipe) -> None:
         """Called by a pipe at its end."""
         self.open.discard(pipe)
-        self._ended(pipe.source)
+        if pipe.number is not None:
+            self._ended(pipe.number)
         if not self.open:
             self._emptied.set()
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING, final
 
 from actors.transports.asyncio import AsyncioTransport
 from actors.transports.transport import Transport
+from supervisor.admission import Ticket
 from supervisor.pipe import QUIET, Pipes
 from supervisor.pump import Pump
 from supervisor.sources import Sources
@@ -24,18 +26,21 @@ START_TIMEOUT = 10.0
 class PlainHttp:
     """The ``plain_http`` of a server: takes its connections whose first request is no upgrade.
 
-    With ``pump`` they are piped in a process of its own, once that is there.
+    With ``pump`` they are piped in a process of its own, once that is there.  Each keeps its place until its
+    pipe is over, wherever that is.
     """
 
-    __slots__ = ("_server", "address", "here", "pump", "sources")
+    __slots__ = ("_numbers", "_places", "_server", "address", "here", "pump", "sources")
 
     def __init__(self, server: Server, address: tuple[str, int], *, pump: bool = False) -> None:
         self._server = server
         self.sources = Sources()
+        self._numbers = count()
+        self._places: dict[int, tuple[Ticket, str | None]] = {}  # of every pipe, by its number
         self.address = address
         """Where Robyn listens."""
-        self.here = Pipes(server, address, self._upgrade, self.sources.give_back)
-        self.pump = Pump(server, address, self.sources.give_back) if pump else None
+        self.here = Pipes(server, address, self._upgrade_here, self._ended)
+        self.pump = Pump(server, address, self._upgrade, self._ended) if pump else None
 
     def start(self) -> None:
         """Start the pump, if there is to be one; while it is not ready, the pipes are here."""
@@ -48,16 +53,28 @@ class PlainHttp:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.pump.began.wait(), START_TIMEOUT)
 
-    def __call__(self, client: Transport, data: bytes) -> None:
+    def __call__(self, client: Transport, data: bytes, ticket: Ticket) -> None:
         """Pipe one client whose first bytes, the whole head of a request, are ``data``."""
         assert isinstance(client, AsyncioTransport), "Robyn's event loop is one of asyncio"
         source = self.sources.take(client.peer)
-        if self.pump is None or not self.pump.take(client, data, source):
-            self.here.begin(client, data, source)
+        number = next(self._numbers)
+        self._places[number] = ticket, source
+        if self.pump is None or not self.pump.take(client, data, source, number):
+            self.here.begin(client, data, source, number)
 
-    def _upgrade(self, client: AsyncioTransport, request: bytes) -> None:
+    def _ended(self, number: int) -> None:
+        ticket, source = self._places.pop(number)
+        self.sources.give_back(source)
+        self._server.gate.leave(ticket)
+
+    def _upgrade_here(self, client: AsyncioTransport, request: bytes, number: int) -> None:
         client.take_back()
-        self._server.take_back(client, request)
+        self._upgrade(client, request, number)
+
+    def _upgrade(self, client: AsyncioTransport, request: bytes, number: int) -> None:
+        ticket, source = self._places.pop(number)
+        self.sources.give_back(source)
+        self._server.take_back(client, request, ticket)
 
     def last_answers(self) -> None:
         """Let every request be the last one of its connection from now on."""

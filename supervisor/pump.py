@@ -24,7 +24,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, final
 
@@ -44,15 +43,26 @@ _MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(4 * 1024 * 1024), "MALLOC_MMAP_THRESHOL
 
 @final
 class Pump:
-    """The pump of a server; ``given_back`` gets the source of every pipe that is over."""
+    """The pump of a server.
 
-    def __init__(self, server: Server, address: tuple[str, int], given_back: Callable[[str], None]) -> None:
+    ``upgrade`` gets a client that comes back, with its request and its number; ``ended`` the number of every
+    other pipe that is over.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        address: tuple[str, int],
+        upgrade: Callable[[AsyncioTransport, bytes, int], None],
+        ended: Callable[[int], None],
+    ) -> None:
         self._server = server
         self._address = address
-        self._given_back = given_back
+        self._upgrade = upgrade
+        self._pipe_ended = ended
         self._channel: Channel | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._sources: Counter[str] = Counter()
+        self._piped: set[int] = set()
         self._request = b""
         self._ready = False
         self._served = False
@@ -99,15 +109,14 @@ class Pump:
         self._started_at = time.monotonic()
         self._channel = Channel(ours, self._got, self._ended)
 
-    def take(self, client: AsyncioTransport, data: bytes, source: str | None) -> bool:
+    def take(self, client: AsyncioTransport, data: bytes, source: str | None, number: int) -> bool:
         """Give a client away; ``False`` when that cannot be done, and it stays here."""
-        message = b"%b\n%b" % ((source or "").encode(), data)
+        message = b"%d %b\n%b" % (number, (source or "").encode(), data)
         if not self._ready or self._channel is None or len(message) > MOST:
             return False
         if not self._channel.offer(Word.PIPE, message, client.descriptor):
             return False
-        if source is not None:
-            self._sources[source] += 1
+        self._piped.add(number)
         client.abort()  # it is this process's descriptor that is closed, not the connection
         return True
 
@@ -146,27 +155,33 @@ class Pump:
         elif word is Word.PART:
             self._request += data
         elif word is Word.UPGRADE:
-            request, self._request = self._request + data, b""
-            if sent is None:
-                logger.error("the process has no descriptor left for a connection, which is lost")
-            else:
-                self._server.runtime.spawn(self._serve, sent, request, name="connection")
+            line, _, request = (self._request + data).partition(b"\n")
+            self._request = b""
+            self._piped.discard(number := int(line))
+            self._server.runtime.spawn(self._serve, sent, request, number, name="connection")
         elif word is Word.ENDED:
-            self._over(data.decode())
+            self._over(int(data))
         elif word is Word.FINISHED:
             self._finished.set()
 
-    async def _serve(self, sent: socket.socket, request: bytes) -> None:
+    async def _serve(self, sent: socket.socket | None, request: bytes, number: int) -> None:
+        served = False
+
         def connected(transport: AsyncioTransport) -> None:
-            self._server.take_back(transport, request)
+            nonlocal served
+            served = True
+            self._upgrade(transport, request, number)
 
-        await connect(sent, connected, self._server.policy.limits.send_high_water)
+        if sent is None:
+            logger.error("the process has no descriptor left for a connection, which is lost")
+        else:
+            await connect(sent, connected, self._server.policy.limits.send_high_water)
+        if not served:
+            self._pipe_ended(number)
 
-    def _over(self, source: str) -> None:
-        self._sources[source] -= 1
-        if not self._sources[source]:
-            del self._sources[source]
-        self._given_back(source)
+    def _over(self, number: int) -> None:
+        self._piped.discard(number)
+        self._pipe_ended(number)
 
     def _ended(self) -> None:
         """Take note of its end, whoever brought that about."""
@@ -177,8 +192,8 @@ class Pump:
         process.kill()
         status = process.wait()
         self._ready, self._channel, self._request = False, None, b""
-        for source in list(self._sources.elements()):
-            self._over(source)
+        for number in list(self._piped):
+            self._over(number)
         self._finished.set()
         if not self._stopped:
             self._failed(f"(pid {process.pid}) ended with status {status}")

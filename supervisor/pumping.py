@@ -65,39 +65,40 @@ class Pumping:
 
     def _got(self, word: Word, data: bytes, sent: socket.socket | None) -> None:
         if word is Word.PIPE:
-            source, _, begin = data.partition(b"\n")
-            self.runtime.spawn(self._pipe, sent, begin, source.decode() or None, name="connection")
+            line, _, begin = data.partition(b"\n")
+            number, _, source = line.decode().partition(" ")
+            self.runtime.spawn(self._pipe, sent, begin, source or None, int(number), name="connection")
         elif word is Word.LAST_ANSWERS:
             self._pipes.closing = True
         elif word is Word.FINISH:
             self.runtime.spawn(self._finish, name="finish")
 
-    async def _pipe(self, sent: socket.socket | None, begin: bytes, source: str | None) -> None:
+    async def _pipe(self, sent: socket.socket | None, begin: bytes, source: str | None, number: int) -> None:
         begun = False
 
         def connected(client: AsyncioTransport) -> None:
             nonlocal begun
             begun = True
-            self._pipes.begin(client, begin, source)
+            self._pipes.begin(client, begin, source, number)
 
         if sent is None:
             logger.error("the pump has no descriptor left for a connection, which is lost")
         else:
             await connect(sent, connected)
         if not begun:
-            self._ended(source)
+            self._ended(number)
 
-    def _upgrade(self, client: AsyncioTransport, request: bytes) -> None:
+    def _upgrade(self, client: AsyncioTransport, request: bytes, number: int) -> None:
         """Give a client back that is the server's to answer."""
+        request = b"%d\n%b" % (number, request)
         while len(request) > MOST:
             self._channel.send(Word.PART, request[:MOST])
             request = request[MOST:]
         self._channel.send(Word.UPGRADE, request, client.descriptor)
         client.abort()
 
-    def _ended(self, source: str | None) -> None:
-        if source is not None:
-            self._channel.send(Word.ENDED, source.encode())
+    def _ended(self, number: int) -> None:
+        self._channel.send(Word.ENDED, b"%d" % number)
 
     async def _finish(self) -> None:
         for _ in range(3):  # from a message to its pipe it takes two turns

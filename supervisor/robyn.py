@@ -48,6 +48,7 @@ from supervisor.server import Server, serve
 from supervisor.specs import ChildSpec
 from supervisor.strategies import Strategy
 from supervisor.tree import Supervisor
+from supervisor.upgrade import check_ready_path
 
 logger = logging.getLogger("supervisor")
 
@@ -287,8 +288,7 @@ class RobynSockets:
         what cannot work, and what Robyn's startup handler raises.
         """
         count = self._check(processes)
-        if ready_path is not None and not ready_path.startswith("/"):
-            raise ValueError(f"ready_path: a path begins with '/', {ready_path!r} does not")
+        check_ready_path(ready_path)
         self._add_routes_of_routers()
         host, port = os.environ.get("ROBYN_HOST", host), _port_of_environment(port)
         parent = Parent.of_this_process()

@@ -26,8 +26,8 @@ from actors.errors import ActorMisuse
 from actors.messages import Close
 from actors.runtime import Runtime
 from actors.transports.transport import Transport
-from actors.wakeup import Waiter
-from supervisor.admission import Admission, Gate
+from actors.wakeup import Parker, Waiter
+from supervisor.admission import Admission, Gate, Ticket
 from supervisor.connections import Connections, ConnectionSupervisor
 from supervisor.drain import Draining, DrainReport
 from supervisor.events import Hook, ServerStarted, ServerStopped, check_hooks, log_event, tell
@@ -40,9 +40,12 @@ from supervisor.specs import ChildSpec
 from supervisor.strategies import Strategy
 from supervisor.surroundings import Surroundings
 from supervisor.tree import Root, Supervisor, Tree
-from supervisor.upgrade import Terms, Upgrade
+from supervisor.upgrade import Terms, Upgrade, check_ready_path
 
 logger = logging.getLogger("supervisor")
+
+LAST_ANSWERS = 1.0
+"""Seconds that the answers to upgrades have to leave when the server stops."""
 
 Routes = Mapping[str, type[ConnectionActor] | Route]
 
@@ -60,6 +63,7 @@ def serve(
     strategy: Strategy = Strategy.ONE_FOR_ONE,
     children: Sequence[ChildSpec | Supervisor | type[Actor]] = (),
     hooks: Sequence[Hook] = (log_event,),
+    ready_path: str | None = "/-/ready",
 ) -> Server:
     """Serve actor classes at paths, for as long as the ``async with`` block runs.
 
@@ -69,7 +73,9 @@ def serve(
     ``policy`` is for what classes and routes leave open, ``admission`` says who may connect.
     ``children`` are services and supervisors that run beside the connections, under ``strategy``, as
     in ``Supervisor``; they start before the first connection and stop after the last.  ``hooks`` are
-    told every lifecycle event; by default the log is.
+    told every lifecycle event; by default the log is.  ``ready_path`` is where GET and HEAD are answered with
+    200 while the server welcomes connections, also when it is full, and with 503 while it does not; ``None``
+    leaves that out.
 
     In place of the block, ``await task_group.start(serve(...).run)`` serves until it is cancelled.
 
@@ -91,6 +97,7 @@ def serve(
         strategy=strategy,
         children=children,
         hooks=hooks,
+        ready_path=ready_path,
     )
 
 
@@ -101,6 +108,8 @@ class Server:
     runtime: Runtime
     connection_supervisor: ConnectionSupervisor
     gate: Gate
+    no_upgrades: Parker
+    """Woken when the last one of ``upgrades`` is over."""
     _root: Root
     _stop: Waiter
 
@@ -118,7 +127,8 @@ class Server:
         strategy: Strategy,
         children: Sequence[ChildSpec | Supervisor | type[Actor]],
         hooks: Sequence[Hook],
-        plain_http: Callable[[Transport, bytes], None] | None = None,
+        ready_path: str | None,
+        plain_http: Callable[[Transport, bytes, Ticket], None] | None = None,
     ) -> None:
         given = [
             name for name, value in (("port", port), ("unix", unix), ("sock", sock)) if value is not None
@@ -144,7 +154,7 @@ class Server:
         self._out_of_service = False
         self.plain_http = plain_http
         """Who gets a connection whose first request is no upgrade; without it that is answered 426."""
-        self.ready_path: str | None = None
+        self.ready_path = check_ready_path(ready_path)
         """Where GET is answered with 200 while the server is ready, and with 503 while it is not."""
         self.bound: Sequence[socket.socket] | None = None
         """Listening sockets to take over in the place of an address: bound before the event loop runs."""
@@ -199,7 +209,12 @@ class Server:
 
     @property
     def refused(self) -> Mapping[str, int]:
-        """How many connections admission refused, by reason: ``"origin"``, ``"per_address"`` and so on."""
+        """How many connections were refused or given up before 101, by reason.
+
+        A reason is the option of ``Admission`` that says so, ``"handshakes"`` or ``"descriptors"``;
+        ``"no_request"`` for a request that never came, ``"on_upgrade"`` for one that this has not answered
+        in time, and ``"going_down"``.
+        """
         return self.gate.refused
 
     async def drain(
@@ -293,6 +308,7 @@ class Server:
         self.runtime = runtime = host.runtime
         around = Surroundings(runtime, self.registry, self.hooks, self.given_policy)
         self.gate = Gate(self._admission, runtime.clock)
+        self.no_upgrades = runtime.backend.parker()
         self.connection_supervisor = ConnectionSupervisor(around, self.gate)
         self._root = Root(around, self._services, host.end, self.connection_supervisor.describe)
         await self._root.start()
@@ -313,9 +329,12 @@ class Server:
         self._out_of_service = True
         await self.stop_listening()
         for upgrade in list(self.upgrades):
-            upgrade.abort()
+            upgrade.stop()
         close = Close(CloseCode.GOING_AWAY, "server shutting down", exit_reason=ExitReason.SHUTDOWN)
         await self.connection_supervisor.stop(close, self.policy.timeouts.close)
+        await self.runtime.wait(self.no_upgrades, lambda: not self.upgrades, LAST_ANSWERS)
+        for upgrade in list(self.upgrades):
+            upgrade.abort()
         await self._root.stop()
         tell(self.hooks, ServerStopped())
 
@@ -330,9 +349,9 @@ class Server:
     def _accepted(self, transport: Transport) -> None:
         Upgrade(self, transport)
 
-    def take_back(self, transport: Transport, request: bytes) -> None:
+    def take_back(self, transport: Transport, request: bytes, ticket: Ticket) -> None:
         """Serve a connection of ``plain_http`` from ``request`` on, which is for this server."""
-        Upgrade(self, transport)
+        Upgrade(self, transport, ticket)
         transport.sink.data(request)
 
     async def _bind(self) -> list[socket.socket]:

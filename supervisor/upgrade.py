@@ -2,6 +2,9 @@
 
 The way through this file: ``Upgrade`` -> ``asked`` (the head is there: route, checks) ->
 ``on_upgrade`` of the class, if it has one -> ``_accept`` (101, the cell, the tree).
+
+What we end is answered: once the head is there, its client gets a status, the hooks an event, and
+``refused`` of the gate a count.  A request that never came is counted.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from enum import Enum, auto
+from functools import lru_cache
 from http import HTTPStatus
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, final
@@ -20,8 +25,9 @@ from actors import ConnectionActor, Refusal
 from actors.codecs import Codec, choose_codec
 from actors.connection_cell import ConnectionCell
 from actors.transports.opening import Handshake, HandshakeRefused, Opening, wants_websocket
-from actors.transports.transport import Transport
+from actors.transports.transport import NOBODY, Transport
 from actors.transports.websocket import WebSocket
+from supervisor.admission import WEBSOCKET, Ticket
 from supervisor.connections import ConnectionSupervisor, wire_limits_of
 from supervisor.events import UpgradeRefused, tell
 from supervisor.policies import Policy
@@ -33,51 +39,101 @@ if TYPE_CHECKING:
 logger = logging.getLogger("supervisor")
 
 
+class Stage(Enum):
+    """How far an upgrade is."""
+
+    READING = auto()
+    """The head is awaited."""
+    ASKING = auto()
+    """``on_upgrade`` runs."""
+    ANSWERED = auto()
+    """It is refused, or its peer has ended its side: the end of TCP is awaited."""
+    OVER = auto()
+    """It is somebody else's, or gone."""
+
+
+# A member of an enum that is looked up in its class costs as much as a call.
+READING, ASKING, ANSWERED, OVER = Stage
+
+
 @final
 class Upgrade(Opening):
-    """The opening handshake of one accepted connection; forgotten by the server when it is over."""
+    """The opening handshake of one accepted connection; forgotten by the server when it is over.
 
-    __slots__ = ("_deadline", "_handshake", "_left", "_scope", "_server", "_ticket")
+    ``ticket`` is the place of a kept HTTP connection that asks for something else.
+    """
 
-    def __init__(self, server: Server, transport: Transport) -> None:
+    __slots__ = ("_deadline", "_handshake", "_scope", "_server", "_stage", "_ticket")
+
+    def __init__(self, server: Server, transport: Transport, ticket: Ticket | None = None) -> None:
         super().__init__(transport)
         self._server = server
-        self._left = False
+        self._stage = READING
         self._handshake: Handshake | None = None
         self._scope: anyio.CancelScope | None = None
         transport.sink = self
         server.upgrades.add(self)
-        handshake_timeout = server.policy.timeouts.handshake
-        self._deadline = (
-            None if handshake_timeout is None else server.runtime.timers.after(handshake_timeout, self.abort)
-        )
-        self._ticket, refused = server.gate.arrive(transport)
+        timeout = server.policy.timeouts.handshake
+        self._deadline = None if timeout is None else server.runtime.timers.after(timeout, self._late)
+        if ticket is not None:
+            self._ticket = ticket
+            server.gate.come_back(ticket, self.abort)
+            return
+        self._ticket, refused = server.gate.arrive(transport, self.abort)
         if refused is not None and server.gate.crowded:
             self.abort()
         elif refused is not None:
-            self._refuse(refused)
+            self.refuse(refused)
+
+    def _late(self) -> None:
+        """Its time is over."""
+        server, self._deadline = self._server, None
+        if self._stage is ASKING:
+            assert self._handshake is not None, "the class is asked about it"
+            logger.warning(
+                "on_upgrade has not answered %r within %g s: cancelled, its client gets 504",
+                unquote(self._handshake.path),
+                server.policy.timeouts.handshake,
+            )
+            self.refuse(server.gate.refuse("on_upgrade", 504, "the application has not answered in time"))
+        else:
+            self._count_unasked()
+            self.abort()
+
+    def stop(self) -> None:
+        """The server stops: give up what is not answered yet, and do not wait for the peer's end."""
+        if self._stage is ASKING:
+            self.refuse(self._going_down())
+        if self._stage is ANSWERED:
+            self.transport.end(linger=False)
+        else:
+            self._count_unasked()
+            self.abort()
+
+    def _count_unasked(self) -> None:
+        if self._stage is READING:
+            self._server.gate.refused["no_request"] += 1
 
     def abort(self) -> None:
-        """Drop the connection: its time is over, or the server stops."""
-        if self._scope is not None:
-            self._scope.cancel()
+        """Drop the connection."""
         self.transport.abort()
         self.gone()
 
     def asked(self, head: bytes) -> None:
         """The head is there: find out whether it may be, and what is to follow."""
-        server = self._server
+        server, gate, peer = self._server, self._server.gate, self.transport.peer
         if asks_whether_ready(head, server.ready_path):
-            self.refuse(_READY if server.ready else _NOT_READY)
-            return
-        if server.plain_http is not None and not wants_websocket(head):
-            self._over()
-            server.gate.leave(self._ticket)
-            server.plain_http(self.transport, head + self.rest())
+            self._stage = ANSWERED
+            super().refuse(_READY if server.ready else _NOT_READY, body=not _is_head(head))
             return
         try:
-            handshake = self._handshake = Handshake(head, client=self.transport.peer)
-            client = server.gate.client_of(self.transport.peer, handshake.headers)
+            if server.plain_http is not None and not wants_websocket(head):
+                gate.pipe(self._ticket, peer, head)
+                self._over()
+                server.plain_http(self.transport, head + self.rest(), self._ticket)
+                return
+            handshake = self._handshake = Handshake(head, client=peer)
+            client = gate.identify(self._ticket, peer, handshake.headers)
             found = server.router.find(handshake.path)
             if found is None:
                 raise HandshakeRefused(404, "no WebSocket at this path")
@@ -87,16 +143,17 @@ class Upgrade(Opening):
                 terms.subprotocols, path_params, client=client, compression=terms.policy.limits.compression
             )
             if not server.accepting:
-                raise HandshakeRefused(503, "the server is going down", {"Retry-After": "5"})
-            server.gate.ask(self._ticket, client, handshake.request)
+                raise self._going_down()
+            gate.ask(self._ticket, handshake.request)
             codec = terms.codec or choose_codec(route.actor.codec, handshake.request.subprotocol)
         except HandshakeRefused as refused:
-            self._refuse(refused)
+            self.refuse(refused, body=not _is_head(head))
         except LookupError:
             offer = ", ".join(terms.subprotocols)
-            self._refuse(HandshakeRefused(400, f"Sec-WebSocket-Protocol: offer one of {offer}"))
+            self.refuse(HandshakeRefused(400, f"Sec-WebSocket-Protocol: offer one of {offer}"))
         else:
             if terms.asks_class:
+                self._stage = ASKING
                 name = f"{route.actor.__name__}.on_upgrade"
                 server.runtime.spawn(self._ask_class, handshake, terms, codec, name=name)
             else:
@@ -106,26 +163,30 @@ class Upgrade(Opening):
     async def _ask_class(self, handshake: Handshake, terms: Terms, codec: Codec) -> None:
         actor = terms.actor
         try:
+            answer: Any = None
             with anyio.CancelScope() as self._scope:
-                answer: Any = actor.on_upgrade(handshake.request)
+                if self._stage is not ASKING:
+                    return  # it was given up before this task ran
+                answer = actor.on_upgrade(handshake.request)
                 if type(answer) is CoroutineType:
                     answer = await answer
                 if answer is not None and not isinstance(answer, Refusal):
                     raise TypeError(f"on_upgrade returns None or a Refusal, not {answer!r}")
-            if self._scope.cancelled_caught:
-                return
         except BaseException as error:
             logger.exception("%s.on_upgrade failed", actor.__name__, exc_info=error)
             answer = Refusal(500)
-        if self._left:
-            return
+        if self._stage is not ASKING:
+            return  # given up meanwhile, or its peer is gone
         if isinstance(answer, Refusal):
             text = answer.reason or HTTPStatus(answer.status).phrase
-            self._refuse(HandshakeRefused(answer.status, text, answer.headers))
+            self.refuse(HandshakeRefused(answer.status, text, answer.headers))
         elif not self._server.accepting:
-            self._refuse(HandshakeRefused(503, "the server is going down", {"Retry-After": "5"}))
+            self.refuse(self._going_down())
         else:
             await self._accept(handshake, terms, codec).run()
+
+    def _going_down(self) -> HandshakeRefused:
+        return self._server.gate.refuse("going_down", 503, "the server is going down")
 
     def _accept(self, handshake: Handshake, terms: Terms, codec: Codec) -> ConnectionCell:
         server, transport = self._server, self.transport
@@ -140,6 +201,7 @@ class Upgrade(Opening):
         transport.write(handshake.accept())
         websocket = WebSocket(transport, handshake.protocol, cell, server.runtime.clock, terms.wire)
         cell.websocket = websocket
+        self._stage = OVER
         server.upgrades.discard(self)
         server.connection_supervisor.start(cell, terms.policy, self._ticket, self._deadline)
         transport.sink = websocket
@@ -150,29 +212,69 @@ class Upgrade(Opening):
                 transport.resume()
         return cell
 
-    def _refuse(self, refused: HandshakeRefused) -> None:
-        """Answer, and let the handshake timeout bound how long the peer takes to go."""
+    def refuse(self, refused: HandshakeRefused, *, body: bool = True) -> None:
+        """Answer, tell the hooks, and let the deadline bound how long the peer takes to go."""
+        self._answered()
         path = unquote(self._handshake.path) if self._handshake is not None else ""
         tell(self._server.hooks, UpgradeRefused(path, self.transport.peer, refused.status, refused.text))
-        self.refuse(refused)
+        timeout = self._server.policy.timeouts.close
+        if self._deadline is None and timeout is not None:
+            self._deadline = self._server.runtime.timers.after(timeout, self._late)
+        if self._ticket.kind is WEBSOCKET:  # it is none any more, and the one with its key may come again
+            self._server.gate.come_back(self._ticket, self.abort)
+        super().refuse(refused, body=body)
 
-    def gone(self) -> None:
-        """The peer is gone: give its place back."""
-        self._left = True
+    def _answered(self) -> None:
+        self._stage = ANSWERED
         if self._scope is not None:
             self._scope.cancel()
+
+    def eof(self) -> None:
+        """The peer does not wait for the answer: there is nobody to talk to."""
+        self._answered()
+        super().eof()
+
+    def gone(self) -> None:
+        """The peer is gone: give its place back, unless that is somebody else's now."""
+        if self._stage is OVER:
+            return
+        self._answered()
+        if self.transport.sink is self:
+            self.transport.sink = NOBODY  # nothing that comes late is asked about
         self._server.gate.leave(self._ticket)
         self._over()
 
     def _over(self) -> None:
+        self._stage = OVER
         if self._deadline is not None:
             self._deadline.cancel()
-        self._server.upgrades.discard(self)
+        upgrades = self._server.upgrades
+        upgrades.discard(self)
+        if not upgrades:
+            self._server.no_upgrades.wake()
 
 
 def asks_whether_ready(head: bytes, path: str | None) -> bool:
-    """Whether ``head`` is that of ``GET path``."""
-    return path is not None and head.startswith(b"GET %b HTTP/" % path.encode())
+    """Whether ``head`` is that of ``GET path``, or of HEAD."""
+    return path is not None and head.startswith(_probes_of(path))
+
+
+@lru_cache
+def _probes_of(path: str) -> tuple[bytes, bytes]:
+    return b"GET %b HTTP/" % path.encode(), b"HEAD %b HTTP/" % path.encode()
+
+
+def check_ready_path(path: str | None) -> str | None:
+    """Give ``path`` back; raises ``TypeError`` or ``ValueError`` naming ``ready_path``."""
+    if path is not None and not isinstance(path, str):
+        raise TypeError(f"ready_path: a path, or None to leave it out, not {path!r}")
+    if path is not None and not path.startswith("/"):
+        raise ValueError(f"ready_path: a path begins with '/', {path!r} does not")
+    return path
+
+
+def _is_head(head: bytes) -> bool:
+    return head.startswith(b"HEAD ")
 
 
 _READY = HandshakeRefused(200, "ready")

@@ -5,6 +5,8 @@ The rules of this file:
 * The head of the request is taken up to its empty line and not a byte further: frames that a
   client sends behind it without waiting are kept until 101 is out.
 * The head is bounded: 8 KiB a line, 100 header fields, 32 KiB in all.
+* The head is strict (RFC 9112): lines end with CRLF, there is one ``Host``, and a URL as the target names
+  the same one.  What is not is answered 400.
 * The ``websockets`` package parses the head, checks it, and makes the answers; a plain head and its 101
   take the fast lane of ``plainhead``, and no protocol is made for them.
 """
@@ -26,7 +28,7 @@ from websockets.typing import Subprotocol
 
 from actors.request import Headers, QueryParams, Request
 from actors.transports.compression import BoundedDeflateFactory
-from actors.transports.plainhead import read_plain_head, switching
+from actors.transports.plainhead import is_host, read_plain_head, switching
 from actors.transports.transport import Transport
 from actors.transports.websocket import wire_logger
 
@@ -35,8 +37,11 @@ MAX_HEAD = 32 * 1024
 MAX_FIELDS = 100
 """The most header fields that a request may have."""
 
-_UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r\n]*websocket", re.IGNORECASE)
-_HOST = re.compile(r"[^/?]*")
+# A list of names (RFC 9110, section 7.8).  White space before the colon is wrong, which we are to say.
+_UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:(?:[^\r\n]*,)?[ \t]*websocket[ \t]*(?=,|\r\n)", re.IGNORECASE)
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_AUTHORITY = re.compile(r"[^/?]*")
+_TARGET = re.compile(r"[\x21-\x7e]+")
 _NO_QUERY = QueryParams()
 
 
@@ -66,12 +71,14 @@ class HeadReader:
         self._searched = 0
 
     def feed(self, data: bytes) -> bytes | None:
-        """Give the head with its empty line once it is there; raises ``HandshakeRefused`` (431)."""
+        """Give the head with its empty line once it is there; raises ``HandshakeRefused`` (400, 431)."""
         buffer = self._buffer
         if not buffer and is_head(data):
             return data
         buffer += data
         end = buffer.find(b"\r\n\r\n", self._searched)
+        if _BARE_LF.search(buffer, self._searched, len(buffer) if end < 0 else end):
+            raise HandshakeRefused(400, "not a valid HTTP request: a line that ends without CR")
         if end < 0:
             self._searched = max(0, len(buffer) - 3)
             if len(buffer) <= MAX_HEAD:
@@ -103,10 +110,33 @@ def split_target(target: str) -> tuple[str, str]:
         _, absolute, rest = target.partition("://")
         if not absolute:
             raise HandshakeRefused(400, "the target of the request is neither a path nor a URL")
-        behind_the_host = _HOST.sub("", rest, count=1)
+        behind_the_host = _AUTHORITY.sub("", rest, count=1)
         target = behind_the_host if behind_the_host.startswith("/") else "/" + behind_the_host
     path, _, query = target.partition("?")
     return path, query
+
+
+def check_head(target: str, headers: Headers) -> None:
+    """Check what the parser leaves unchecked: the target's characters, and ``Host``.
+
+    Raises ``HandshakeRefused`` (400; RFC 9112, section 3.2).  The host of a URL in the place of a path wins
+    over ``Host`` (section 3.2.2), so one that differs could only mislead who looks at that.
+    """
+    if _TARGET.fullmatch(target) is None:
+        raise HandshakeRefused(400, "the target of the request has characters that no URL has")
+    hosts = headers.get_all("Host")
+    if len(hosts) != 1 or not is_host(hosts[0]):
+        raise HandshakeRefused(400, "the request has to have one Host field, with a host and a port")
+    if not target.startswith("/") and (authority := target.partition("://")[2]):
+        found = _AUTHORITY.match(authority)
+        if found is None or found[0].lower() != hosts[0].lower():
+            raise HandshakeRefused(400, "the target of the request is of another host than its Host field")
+
+
+def fields_of(head: bytes) -> list[tuple[str, str]]:
+    """The header fields of a head that nobody has parsed yet, as they stand there."""
+    lines = head.decode("latin-1").split("\r\n")[1:-2]
+    return [(name, value.strip(" \t")) for name, _, value in (line.partition(":") for line in lines)]
 
 
 def wants_websocket(head: bytes) -> bool:
@@ -165,6 +195,8 @@ class Handshake:
             count, self.headers = len(fields), Headers(fields)
         if count > MAX_FIELDS:
             raise HandshakeRefused(431, f"the request has more than {MAX_FIELDS} header fields")
+        if plain is None:
+            check_head(target, self.headers)
         self.path, self.query = split_target(target)
 
     def _parse(self, head: bytes) -> HttpRequest:
@@ -241,8 +273,11 @@ class Handshake:
         return b"".join(protocol.data_to_send())
 
 
-def refusal(refused: HandshakeRefused) -> bytes:
-    """The bytes of an HTTP response that refuses an upgrade; the connection ends behind it."""
+def refusal(refused: HandshakeRefused, *, body: bool = True) -> bytes:
+    """The bytes of an HTTP response that refuses an upgrade; the connection ends behind it.
+
+    Without ``body`` it is the answer to HEAD: its head alone (RFC 9110, section 9.3.2).
+    """
     text = refused.text + "\n" if refused.text else ""
     protocol = _Protocol(logger=wire_logger)
     protocol.parser.close()  # a generator that knows the protocol, too
@@ -250,6 +285,8 @@ def refusal(refused: HandshakeRefused) -> bytes:
     for name, value in refused.headers.items():
         response.headers.pop(name, None)  # setting would add a second field
         response.headers[name] = value
+    if not body:
+        response.body = b""
     return response.serialize()
 
 
@@ -285,7 +322,8 @@ class Opening:
             try:
                 head = self._collector().feed(data)
             except HandshakeRefused as refused:
-                self.refuse(refused)
+                self._complete = True
+                self.refuse(refused, body=not self.rest().startswith(b"HEAD "))
                 return
         if head is not None:
             self._complete = True
@@ -296,11 +334,11 @@ class Opening:
             self._reader = HeadReader()
         return self._reader
 
-    def refuse(self, refused: HandshakeRefused) -> None:
-        """Answer with an HTTP status and end the connection."""
+    def refuse(self, refused: HandshakeRefused, *, body: bool = True) -> None:
+        """Answer with an HTTP status, without its ``body`` to HEAD, and end the connection."""
         self.transport.sink = _Refused(self.transport, self.gone)
         self.transport.resume()
-        self.transport.write(refusal(refused))
+        self.transport.write(refusal(refused, body=body))
         self.transport.end(linger=True)
 
     def rest(self) -> bytes:

@@ -18,11 +18,12 @@ from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS
 from websockets.utils import accept_key
 
 _HEAD = re.compile(
-    rb"GET ([\x21-\x7e]+) HTTP/1\.1\r\n"
+    rb"GET (/[\x21-\x7e]*) HTTP/1\.1\r\n"
     rb"((?:[-!#$%&'*+.^_`|~0-9a-zA-Z]+:[\t\x20-\x7e\x80-\xff]*\r\n)+)\r\n"  # RFC 9110, section 5
 )
 _FIELD = re.compile(r"([^:]+):[\t ]*([^\r]*)\r\n")
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes (RFC 6455, section 4.1)
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::[0-9]*)?")
 _UPGRADE = frozenset({"websocket", "WebSocket"})
 _CONNECTION = frozenset({"Upgrade", "upgrade", "keep-alive, Upgrade", "Keep-Alive, Upgrade"})
 _NOT_PLAIN = frozenset({"content-length", "sec-websocket-protocol", "transfer-encoding"})
@@ -46,6 +47,7 @@ def read_plain_head(head: bytes) -> tuple[str, dict[str, str], str] | None:
         and values.get("connection") in _CONNECTION
         and values.get("sec-websocket-version") == "13"
         and _KEY.fullmatch(key) is not None
+        and is_host(values.get("host", "/"))  # "/" is none
         and _NOT_PLAIN.isdisjoint(values)
     )
     return (target.decode("ascii"), values, key) if plain else None
@@ -57,6 +59,12 @@ def switching(key: str) -> bytes:
         f"HTTP/1.1 101 Switching Protocols\r\nDate: {_date(int(time.time()))}\r\nUpgrade: websocket\r\n"
         f"Connection: Upgrade\r\nSec-WebSocket-Accept: {accept_key(key)}\r\n\r\n"
     ).encode("ascii")
+
+
+@lru_cache(maxsize=64)  # a server has few names
+def is_host(value: str) -> bool:
+    """Whether ``value`` is one of a ``Host`` field: a host, and perhaps a port (RFC 9110, section 7.2)."""
+    return _HOST.fullmatch(value) is not None
 
 
 @lru_cache(maxsize=1)

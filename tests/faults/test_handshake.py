@@ -67,6 +67,14 @@ def slowly(data: bytes) -> Attack:
     return attack
 
 
+async def sends_it_with_bare_ends_of_lines_byte_by_byte(scene: Scene) -> None:
+    for byte in request().replace(b"\r\n", b"\n"):
+        try:
+            await scene.client.send_bytes(bytes([byte]))
+        except (BrokenPipeError, ConnectionResetError):
+            break
+
+
 async def resets_behind_the_request(scene: Scene) -> None:
     await until(lambda: scene.server.upgrades)
     await scene.client.send_bytes(request())
@@ -203,6 +211,31 @@ async def test_a_request_over_a_limit(case: Case, caplog: pytest.LogCaptureFixtu
     refused("not in Connection", request(without="Connection"), Answer(426)),
     refused("no colon", request("no colon"), Answer(400)),
     refused("a folded line", request("X: y", " z"), Answer(400)),
+    refused("no Host", request(without="Host"), Answer(400, "one Host field")),
+    refused("two Hosts", request("Host: localhost"), Answer(400, "one Host field")),
+    refused("two other Hosts", request("host: evil.example"), Answer(400, "one Host field")),
+    *(
+        refused(f"Host {host!r}", request(f"Host: {host}", without="Host"), Answer(400, "Host"))
+        for host in ("a b", "a/b", "a@b", "a:b", "[::1", "::1", "a\x80", '"a"', "a\\b", "http://a")
+    ),
+    *(
+        refused(f"target {target!r}", request(line=f"GET {target} HTTP/1.1"), Answer(400))
+        for target in ("*", "x", "", "/\x01", "/\x7f", "/\t", "/\xe9", "/a b", "\x00/", "localhost:80")
+    ),
+    refused("a URL of another host", request(line="GET http://evil.example/ HTTP/1.1"), Answer(400, "host")),
+    refused("a URL with a user", request(line="GET http://me@localhost/ HTTP/1.1"), Answer(400, "host")),
+    refused("a space before the colon", request("X : y"), Answer(400)),
+    refused("a space before its colon", request("Upgrade : websocket", without="Upgrade"), Answer(400)),
+    refused("no name", request(": y"), Answer(400)),
+    *(
+        refused(f"control character {byte:#x}", request(f"X: a{chr(byte)}b"), Answer(400))
+        for byte in (0, 1, 8, 11, 12, 27, 127)
+    ),
+    refused("only LF", request().replace(b"\r\n", b"\n"), Answer(400, "without CR")),
+    refused("one LF", request().replace(b"\r\n", b"\n", 1), Answer(400)),
+    refused("one LF in a field", request("X: a\nY: b"), Answer(400)),
+    refused("an end of LF", request()[:-4] + b"\n\n", Answer(400, "without CR")),
+    refused("an empty line of LF", request()[:-2] + b"\n", Answer(400, "without CR")),
     refused("a bare CR", request("X: y\rZ: z"), Answer(400)),
 )
 async def test_a_wrong_request(case: Case, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,8 @@ import anyio
 import pytest
 
 from actors import ConnectionActor
-from supervisor import Policy, Server
+from supervisor import Admission, Policy, Server
+from supervisor.admission import Kind
 from supervisor.plain_http import PlainHttp
 from tests.raw import DEADLINE, RawClient
 from tests.witness import serving
@@ -54,11 +55,13 @@ Play = Callable[[RawClient], Awaitable[None]]
 
 
 @asynccontextmanager
-async def site(play: Play, policy: Policy | None = None, *, pump: bool = False) -> AsyncIterator[Site]:
+async def site(
+    play: Play, policy: Policy | None = None, *, pump: bool = False, admission: Admission | None = None
+) -> AsyncIterator[Site]:
     """Serve WebSockets at /ws, and everything else by ``play``, called with each connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
-        async with serving({"/ws": Echo}, policy=policy) as (server, _):
+        async with serving({"/ws": Echo}, policy=policy, admission=admission) as (server, _):
             server.plain_http = http = PlainHttp(server, listener.getsockname(), pump=pump)
             http.start()
             await http.started()
@@ -71,6 +74,8 @@ async def site(play: Play, policy: Policy | None = None, *, pump: bool = False) 
                 http.abort()
             assert not http.here.open
             assert not http.sources._open
+            assert not http._places
+            assert server.gate.count(Kind.HTTP) == 0
 
 
 async def accept(listener: socket.socket, play: Play) -> None:
@@ -86,9 +91,9 @@ async def accept(listener: socket.socket, play: Play) -> None:
 
 
 @asynccontextmanager
-async def dialed(port: int) -> AsyncIterator[RawClient]:
-    """A client that has sent nothing yet."""
-    client = await RawClient.dial(port)
+async def dialed(port: int, source: str | None = None) -> AsyncIterator[RawClient]:
+    """A client that has sent nothing yet, at the address ``source``."""
+    client = await RawClient.dial(port, source=source)
     try:
         yield client
     finally:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import logging
 import resource
-from collections.abc import Hashable, Iterator
-from contextlib import AsyncExitStack
+from collections import Counter
+from collections.abc import AsyncIterator, Hashable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any, cast
 
-import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import ConnectionActor, Request
+from actors import ConnectionActor, Refusal, Request
 from actors.request import Headers
 from actors.transports.opening import HandshakeRefused
 from actors.transports.transport import Transport
 from supervisor import Admission
 from supervisor import admission as admission_module
-from supervisor.admission import LOOK_EVERY, MAX_REFUSED, SPARE_DESCRIPTORS, Gate, Ticket
+from supervisor.admission import LOOK_EVERY, MAX_REFUSED, SPARE_DESCRIPTORS, TELL_AFTER, Gate, Kind, Ticket
 from tests.raw import RawClient, raw_client
 from tests.witness import serving, until
 
@@ -40,21 +40,38 @@ class Door:
     def __init__(self, **options: Any) -> None:
         self.now = 1000.0
         self.gate = Gate(Admission(**options), lambda: self.now)
+        self.dropped: list[str] = []
 
     def come(
-        self, peer: str = CLIENT, *fields: tuple[str, str], descriptor: int | None = None
+        self,
+        peer: str = CLIENT,
+        *fields: tuple[str, str],
+        descriptor: int | None = None,
+        http: bool = False,
     ) -> tuple[Ticket, HandshakeRefused | None]:
-        """Connect and ask for the upgrade; give the place, and the refusal if there is one."""
+        """Connect and ask for a WebSocket, or for ``http``; give the place, and the refusal if any."""
         transport = cast(Transport, SimpleNamespace(peer=peer, descriptor=descriptor))
-        ticket, refused = self.gate.arrive(transport)
+        ticket, refused = self.gate.arrive(transport, lambda: self.dropped.append(peer))
         if refused is not None:
             return ticket, refused
         asked = request(list(fields))
+        self.gate.identify(ticket, peer, asked.headers)
         try:
-            self.gate.ask(ticket, self.gate.client_of(peer, asked.headers), asked)
+            if http:
+                lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
+                self.gate.pipe(ticket, peer, f"POST / HTTP/1.1\r\n{lines}\r\n".encode("latin-1"))
+            else:
+                self.gate.ask(ticket, asked)
         except HandshakeRefused as error:
             return ticket, error
         return ticket, None
+
+    def open(self, peer: str = CLIENT) -> Ticket:
+        """Connect and say nothing."""
+        transport = cast(Transport, SimpleNamespace(peer=peer, descriptor=None))
+        ticket, refused = self.gate.arrive(transport, lambda: self.dropped.append(peer))
+        assert refused is None
+        return ticket
 
     def visit(self, peer: str = CLIENT, *fields: tuple[str, str]) -> int:
         """Connect, ask, and go away again; give the status of the answer."""
@@ -77,6 +94,10 @@ def status_of(refused: HandshakeRefused | None) -> int:
         ({"max_connections": True}, TypeError, "^max_connections: a whole number"),
         ({"handshakes_per_minute": 1.5}, TypeError, "^handshakes_per_minute: a whole number"),
         ({"breaker": -1}, ValueError, "^breaker: .*at least 1"),
+        ({"max_http": 0}, ValueError, "^max_http: .*at least 1"),
+        ({"http_per_address": "3"}, TypeError, "^http_per_address: a whole number"),
+        ({"max_opening": -1}, ValueError, "^max_opening: .*at least 1"),
+        ({"opening_per_address": 2.0}, TypeError, "^opening_per_address: a whole number"),
         ({"breaker_pause": None}, TypeError, "^breaker_pause: seconds"),
         ({"breaker_pause": 0}, ValueError, "^breaker_pause: seconds"),
         ({"per_key": 3}, ValueError, "^per_key, key: one needs the other"),
@@ -120,19 +141,25 @@ def few_descriptors() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_the_default_cap_is_four_fifths_of_the_descriptor_limit(few_descriptors: int) -> None:
-    assert Admission().connection_limit == 204
-    assert Admission(max_connections=300).connection_limit == 300
-    assert Admission(max_connections=None).connection_limit is None
+def test_the_default_caps_are_parts_of_the_descriptor_limit(few_descriptors: int) -> None:
+    opening, http, websockets = Admission().caps
+
+    assert (opening, http, websockets) == ((51, 25), (51, 12), (204, 128))
+    assert Admission(max_connections=300, max_http=None, max_opening=7).caps == (
+        (7, 3),
+        (None, 512),
+        (300, 128),
+    )
+    assert Admission(max_connections=None, per_address=None).caps[2] == (None, None)
 
 
-def test_the_default_cap_is_10_000_where_there_are_descriptors_enough() -> None:
+def test_the_default_caps_have_an_upper_bound_where_there_are_descriptors_enough() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 20_000:
         pytest.fail(f"this machine allows {hard} descriptors, too few for this test")
     resource.setrlimit(resource.RLIMIT_NOFILE, (20_000, hard))
     try:
-        assert Admission().connection_limit == 10_000
+        assert Admission().caps == ((4000, 512), (4000, 512), (10_000, 128))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -203,9 +230,9 @@ def test_a_place_is_given_back_once() -> None:
 
 
 def test_what_is_refused_on_arrival_takes_no_place_and_its_crowd_is_not_answered() -> None:
-    door = Door(max_connections=10, per_address=2)
+    door = Door(opening_per_address=2)
     for port in range(2):
-        door.come(f"203.0.113.1:{port}")
+        door.open(f"203.0.113.1:{port}")
 
     refused = []
     while not door.gate.crowded:
@@ -216,6 +243,97 @@ def test_what_is_refused_on_arrival_takes_no_place_and_its_crowd_is_not_answered
     assert door.visit("203.0.113.2:1") == 101, "one address cannot fill the server"
     door.gate.leave(refused[0])
     assert not door.gate.crowded
+
+
+# -- kinds -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("full_of_http", [False, True])
+def test_a_kind_at_its_cap_leaves_the_other_one_alone(full_of_http: bool) -> None:
+    door = Door(max_connections=2, max_http=2)
+    for number in range(2):
+        assert door.come(f"203.0.113.{number}:1", http=full_of_http)[1] is None
+
+    refused = door.come("203.0.113.3:1", http=full_of_http)[1]
+    other = door.come("203.0.113.4:1", http=not full_of_http)[1]
+
+    assert (status_of(refused), other) == (503, None)
+    assert door.gate.refused == {"max_http" if full_of_http else "max_connections": 1}
+
+
+@pytest.mark.parametrize("full_of_http", [False, True])
+def test_an_address_at_its_cap_of_one_kind_has_its_other_one(full_of_http: bool) -> None:
+    door = Door(per_address=2, http_per_address=2)
+    for _ in range(2):
+        assert door.come(http=full_of_http)[1] is None
+
+    assert status_of(door.come(http=full_of_http)[1]) == 429
+    assert door.come(http=not full_of_http)[1] is None
+    assert door.come("203.0.113.9:1", http=full_of_http)[1] is None
+    assert door.gate.refused == {"http_per_address" if full_of_http else "per_address": 1}
+
+
+def test_the_kinds_are_counted_and_a_kept_connection_that_asks_for_a_websocket_moves() -> None:
+    door = Door()
+    ticket, _ = door.come(http=True)
+    assert [door.gate.count(kind) for kind in Kind] == [0, 1, 0]
+
+    door.gate.come_back(ticket, lambda: None)
+    assert [door.gate.count(kind) for kind in Kind] == [1, 0, 0]
+    door.gate.ask(ticket, request([]))
+
+    assert [door.gate.count(kind) for kind in Kind] == [0, 0, 1]
+    door.gate.leave(ticket)
+    assert [door.gate.count(kind) for kind in Kind] == [0, 0, 0]
+    assert door.gate.known_addresses == 1, "its rate"
+
+
+def test_where_too_many_open_the_oldest_goes_and_whoever_comes_is_let_in() -> None:
+    door = Door(max_opening=3)
+    for number in range(3):
+        door.open(f"203.0.113.{number}:1")
+
+    assert door.visit("198.51.100.7:1") == 101
+
+    assert door.dropped == ["203.0.113.0:1"]
+    assert len(door.gate) == 2
+    assert door.gate.refused == {"max_opening": 1}
+
+
+def test_who_is_refused_is_one_of_those_that_open_until_it_goes() -> None:
+    door = Door(per_address=1, max_opening=2, opening_per_address=None)
+    door.come()
+    lingering = [door.come()[0] for _ in range(3)]
+
+    assert door.gate.count(Kind.OPENING) == 2
+    assert door.dropped == [CLIENT]
+    for ticket in lingering:
+        door.gate.leave(ticket)
+    assert len(door.gate) == 1
+
+
+def test_pipes_in_this_process_are_reckoned_with_before_their_descriptors_are_there(
+    few_descriptors: int,
+) -> None:
+    door = Door(http_per_address=None)
+    door.come(descriptor=0)
+
+    for _ in range(3):  # nine descriptors, of which eight may be unseen
+        assert door.come(descriptor=0, http=True)[1] is None
+
+    assert status_of(door.come(descriptor=few_descriptors - SPARE_DESCRIPTORS)[1]) == 503
+
+
+def test_a_place_that_was_given_back_or_never_was_there_is_not_asked_for() -> None:
+    door = Door(opening_per_address=1, per_key=1, key=user_of)
+    gone, _ = door.come()
+    door.gate.leave(gone)
+    door.open()
+    refused, _ = door.come()
+
+    for ticket in (gone, refused):
+        with pytest.raises(AssertionError, match="wants nothing"):
+            door.gate.come_back(ticket, lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -411,6 +529,44 @@ def test_a_403_says_nothing_about_coming_again() -> None:
     assert "Retry-After" not in refused.headers
 
 
+def test_a_403_names_both_sides_and_the_option() -> None:
+    _, refused = Door().come(CLIENT, ("Host", "app.example"), ("Origin", "https://evil.test"))
+
+    assert refused is not None
+    assert refused.text == (
+        "the Origin 'https://evil.test' may not connect to 'app.example': "
+        "name it in Admission(origins=[...]) if it may"
+    )
+    _, refused = Door().come(CLIENT, ("Host", "a" * 5000), ("Origin", "b" * 5000))
+    assert refused is not None
+    assert len(refused.text) < 600
+
+
+@pytest.mark.parametrize(
+    ("peer", "fields", "status"),
+    [
+        (PROXY, [("X-Forwarded-Host", "app.example")], 101),
+        (PROXY, [("X-Forwarded-Host", "app.example, inner.example")], 101),
+        (PROXY, [("Forwarded", 'for=198.51.100.7;host="app.example:443"')], 101),
+        (PROXY, [("Host", "app.example")], 101),
+        (PROXY, [("X-Forwarded-Host", "app.example.evil.test")], 403),
+        (PROXY, [("X-Forwarded-Host", "app.example:8443")], 403),
+        (PROXY, [("Forwarded", 'host="app.example')], 403),
+        (PROXY, [], 403),
+        (CLIENT, [("X-Forwarded-Host", "app.example")], 403),
+        (CLIENT, [("Forwarded", "host=app.example")], 403),
+    ],
+)
+def test_the_host_that_a_trusted_proxy_was_asked_for_is_the_same_host(
+    peer: str, fields: list[tuple[str, str]], status: int
+) -> None:
+    door = Door(trusted_proxies=["10.0.0.0/8"])
+    origin = ("Origin", "https://app.example")
+    inner = [] if any(name == "Host" for name, _ in fields) else [("Host", "inner:8000")]
+
+    assert door.visit(peer, origin, *inner, *fields) == status
+
+
 # -- trusted proxies ---------------------------------------------------------------------------
 
 FORWARDED = "Forwarded"
@@ -466,6 +622,100 @@ def test_the_client_is_the_last_address_that_is_no_trusted_proxy(
     assert door.gate.client_of(peer, request(fields).headers) == client
 
 
+LIES: list[list[tuple[str, str]]] = [
+    [],
+    [(FORWARDED, "for=unknown")],
+    [(FORWARDED, "for=_me")],
+    [(FORWARDED, "")],
+    [(FORWARDED, 'for="')],
+    [(FORWARDED, "garbage")],
+    [(FOR, "")],
+    [(FOR, "unknown")],
+    [(FOR, "127.0.0.9")],
+    [(FOR, "127.0.0.1")],
+    [(FOR, "::1")],
+    [(FOR, "::ffff:127.0.0.9")],
+    [(FORWARDED, "for=127.0.0.9")],
+    [(FORWARDED, 'for="[::1]"')],
+    [(FOR, "127.0.0.9, 127.0.0.1")],
+    [(FORWARDED, "for=unknown"), (FOR, "198.51.100.7")],
+    [(FORWARDED, "for=127.0.0.9"), (FOR, "198.51.100.7")],
+    [(FOR, "127.0.0.9"), (FORWARDED, "for=198.51.100.7")],
+]
+
+
+@pytest.mark.parametrize("http", [False, True])
+@pytest.mark.parametrize("proxy", ["127.0.0.1:5000", "[::1]:5000", "10.0.0.1:5000"])
+@pytest.mark.parametrize("fields", LIES)
+def test_nothing_that_a_client_writes_behind_a_proxy_makes_it_uncounted(
+    proxy: str, fields: list[tuple[str, str]], http: bool
+) -> None:
+    door = Door(trusted_proxies=["127.0.0.1", "::1", "10.0.0.0/8"], per_address=3, http_per_address=3)
+
+    statuses = [status_of(door.come(proxy, *fields, http=http)[1]) for _ in range(10)]
+
+    assert statuses == [101] * 3 + [429] * 7
+    assert door.come(proxy, (FOR, "198.51.100.8"), http=http)[1] is None, "nobody else counts with them"
+
+
+def test_2000_connections_with_an_unknown_client_behind_a_proxy_on_loopback_are_not_all_let_in() -> None:
+    door = Door(trusted_proxies=["127.0.0.1"])
+
+    for _ in range(2000):
+        door.come("127.0.0.1:5000", (FOR, "198.51.100.7"), (FORWARDED, "for=unknown"))
+
+    assert door.gate.count(Kind.WEBSOCKET) <= 128
+
+
+def test_a_network_that_is_exempt_is_so_behind_a_proxy_too_unless_it_is_loopback_or_a_proxy() -> None:
+    door = Door(
+        trusted_proxies=["127.0.0.1", "10.0.0.1"],
+        exempt=["127.0.0.0/8", "10.0.0.0/8", "192.0.2.0/24"],
+        per_address=1,
+    )
+
+    for client, same in {"192.0.2.7": 101, "10.0.0.7": 101, "10.0.0.1": 429, "127.0.0.7": 429}.items():
+        door.come("127.0.0.1:5000", (FOR, client))
+        assert door.visit("127.0.0.1:5000", (FOR, client)) == same, client
+
+
+def test_a_loopback_peer_that_is_no_trusted_proxy_is_exempt_as_ever() -> None:
+    door = Door(trusted_proxies=["127.0.0.1"], per_address=1)
+
+    assert [status_of(door.come("127.0.0.2:5000")[1]) for _ in range(3)] == [101] * 3
+
+
+@pytest.mark.parametrize("http", [False, True])
+def test_an_address_that_is_refused_with_the_fields_of_a_proxy_is_told_once(
+    http: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    door = Door(per_address=1, http_per_address=1)
+    door.come("203.0.113.9:1", http=http)
+    for _ in range(TELL_AFTER):  # without the fields: no sign of a proxy
+        door.come("203.0.113.9:1", http=http)
+    assert not caplog.records
+
+    for number in range(100):
+        door.come("203.0.113.9:1", (FOR, f"198.51.100.{number}"), http=http)
+
+    (line,) = caplog.messages
+    assert line == (
+        "connections from 203.0.113.9 are refused, as too many of one address, and their requests have "
+        "X-Forwarded-For: if that is a proxy or load balancer of yours, give "
+        "Admission(trusted_proxies=['203.0.113.9'])"
+    )
+
+
+def test_the_clients_of_a_trusted_proxy_are_no_sign_of_another_one(caplog: pytest.LogCaptureFixture) -> None:
+    door = Door(per_address=1, trusted_proxies=PROXIES)
+
+    for _ in range(100):
+        door.come(PROXY, (FOR, "198.51.100.7"))
+
+    assert door.gate.refused["per_address"] == 99
+    assert not caplog.records
+
+
 def test_the_clients_behind_a_proxy_are_counted_one_by_one() -> None:
     door = Door(trusted_proxies=PROXIES, per_address=1)
     door.come(PROXY, (FOR, "198.51.100.7"))
@@ -498,41 +748,43 @@ def test_any_forwarding_field_gives_an_address_and_never_an_error(fields: list[t
 # -- the breaker -------------------------------------------------------------------------------
 
 
-def test_fresh_connections_that_crash_in_a_row_stop_admission_and_then_one_may_try() -> None:
-    door = Door(breaker=3, breaker_pause=4.5)
-    for _ in range(3):
-        assert door.visit() == 101
-        door.gate.opened(crashed=True, lived=0.1)
+def crash(door: Door, *hosts: str) -> None:
+    """Connections that are let in and crash before their ``on_connect`` is through."""
+    for host in hosts:
+        ticket, refused = door.come(f"{host}:1")
+        assert refused is None
+        door.gate.leave(ticket)
+        door.gate.crashed(ticket)
 
-    _, refused = door.come()
+
+def test_addresses_that_all_crash_get_503_with_the_time_to_wait_and_others_are_let_in(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    door = Door(breaker=3, breaker_pause=4.5)
+    hosts = [f"203.0.113.{number}" for number in (1, 2, 3)]
+    crash(door, *hosts)
+
+    _, refused = door.come("203.0.113.1:1")
+    other = door.visit("198.51.100.7:1")
     assert refused is not None
     assert (refused.status, refused.headers) == (503, {"Retry-After": "5"})
+    assert other == 101
+    assert "3 addresses crashed" in caplog.text
 
     door.now += 4.5
-    assert door.visit() == 101
-    door.gate.opened(crashed=True, lived=0.1)
-    assert door.visit() == 503, "it crashed as the others did"
-    door.now += 4.5
-    door.gate.opened(crashed=False, lived=0.1)
-    door.gate.opened(crashed=True, lived=0.1)
-    assert door.visit() == 101, "they are not in a row any more"
-
-
-def test_old_connections_that_crash_say_nothing_about_fresh_ones() -> None:
-    door = Door(breaker=1)
-
-    door.gate.opened(crashed=True, lived=1.1)
-
-    assert door.visit() == 101
+    crash(door, "203.0.113.1")
+    assert door.visit("203.0.113.1:1") == 503, "it crashed as the others did"
+    door.gate.got_through()
+    assert [door.visit(f"{host}:1") for host in hosts] == [101] * 3
+    assert door.gate.refused == {"breaker": 2}
 
 
 def test_without_a_breaker_crashes_do_not_matter() -> None:
     door = Door(breaker=None)
 
-    for _ in range(1000):
-        door.gate.opened(crashed=True, lived=0.0)
+    crash(door, *(f"203.0.{number >> 8}.{number & 255}" for number in range(1000)))
 
-    assert door.visit() == 101
+    assert door.visit("203.0.0.1:1") == 101
 
 
 # -- the bookkeeping ---------------------------------------------------------------------------
@@ -605,6 +857,94 @@ def test_whoever_comes_and_goes_is_counted_right(steps: list[tuple[int, bool, fl
         assert len(door.gate) == 0
 
 
+class Books:
+    """What a gate has to have counted, kept in the simplest way."""
+
+    def __init__(self) -> None:
+        self.door = Door(
+            per_address=2,
+            http_per_address=2,
+            opening_per_address=3,
+            max_connections=4,
+            max_http=4,
+            max_opening=5,
+            handshakes_per_minute=None,
+            per_key=2,
+            key=user_of,
+            trusted_proxies=["10.0.0.1"],
+        )
+        self.open: list[Ticket] = []
+
+    def arrive(self, peer: str) -> None:
+        transport = cast(Transport, SimpleNamespace(peer=peer, descriptor=None))
+        ticket: Ticket
+
+        def drop() -> None:
+            assert ticket.kind is Kind.OPENING
+            self.open.remove(ticket)
+
+        ticket, _ = self.door.gate.arrive(transport, drop)
+        self.open.append(ticket)
+
+    def step(self, what: str, which: int, client: int) -> None:
+        gate, peer = self.door.gate, f"203.0.113.{client}:1" if client else "10.0.0.1:1"
+        if what == "arrive":
+            self.arrive(peer)
+        if not self.open:
+            return
+        ticket = self.open[which % len(self.open)]
+        fields = [(FOR, f"198.51.100.{client}"), ("User", str(client))][client == 3 :]
+        if what == "leave":
+            self.open.remove(ticket)
+            gate.leave(ticket)
+            gate.leave(ticket)
+        elif ticket.kind in (Kind.HTTP, Kind.WEBSOCKET) and what == "come back":
+            gate.come_back(ticket, lambda: self.open.remove(ticket))
+        elif ticket.kind is Kind.OPENING and what in ("ask", "pipe"):
+            with suppress(HandshakeRefused):
+                gate.identify(ticket, peer, request(fields).headers)
+                if what == "ask":
+                    gate.ask(ticket, request(fields))
+                else:
+                    gate.pipe(ticket, peer, b"GET / HTTP/1.1\r\n\r\n")
+
+    def check(self) -> None:
+        gate = self.door.gate
+        for kind in Kind:
+            here = [ticket for ticket in self.open if ticket.kind is kind]
+            assert gate.count(kind) == len(here)
+            assert Counter(ticket.address for ticket in here if ticket.address) == Counter(
+                {name: known.counts[kind] for name, known in gate._addresses.items() if known.counts[kind]}
+            )
+        assert gate.count(Kind.OPENING) <= 5
+        assert gate.count(Kind.HTTP) <= 4
+        assert gate.count(Kind.WEBSOCKET) <= 4
+        assert set(gate._opening) == {one for one in self.open if one.kind is Kind.OPENING}
+        assert gate._refused_now == sum(one.crowd for one in self.open)
+        keys = Counter(one.key for one in self.open if one.key is not None)
+        assert gate._keys == keys
+        assert all(count <= 2 for count in keys.values())
+
+
+WAYS = st.sampled_from(["arrive", "arrive", "ask", "pipe", "come back", "leave"])
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.tuples(WAYS, st.integers(0, 9), st.integers(0, 3)), max_size=80))
+def test_every_kind_address_and_key_is_counted_right_whatever_happens(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    books = Books()
+    for step in steps:
+        books.step(*step)
+        books.check()
+    for ticket in list(books.open):
+        books.door.gate.leave(ticket)
+    books.open.clear()
+    books.check()
+    assert books.door.gate.known_addresses == 0
+
+
 # -- over sockets ------------------------------------------------------------------------------
 
 
@@ -620,6 +960,15 @@ class Crashing(ConnectionActor):
 
     async def on_message(self, message: str | bytes) -> None:
         raise RuntimeError("a message that the actor does not expect")
+
+
+@asynccontextmanager
+async def dialed(server: Any, source: str) -> AsyncIterator[RawClient]:
+    client = await RawClient.dial(server, source=source)
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 async def answer(address: Any, target: str = "/", **headers: str) -> tuple[int, dict[str, str]]:
@@ -689,13 +1038,51 @@ async def test_a_key_is_free_again_when_its_connection_has_ended() -> None:
 
 
 @pytest.mark.every_runtime
+async def test_connections_that_say_nothing_keep_nobody_out() -> None:
+    admission = Admission(max_opening=20, exempt=())
+    async with serving(Echo, admission=admission) as (server, _), AsyncExitStack() as stack:
+        silent = [
+            await stack.enter_async_context(dialed(server, f"127.0.{1 + number // 10}.{1 + number % 10}"))
+            for number in range(50)
+        ]
+        await until(lambda: server.refused["max_opening"] == 30)
+
+        async with dialed(server, "127.0.9.9") as honest:
+            assert await honest.request() == 101
+
+        assert [await one.rest_of_bytes() for one in silent[:31]] == [b""] * 31, "the oldest are dropped"
+        assert server.gate.count(Kind.OPENING) == 19
+        assert await silent[-1].request() == 101
+
+
+@pytest.mark.every_runtime
+async def test_a_client_that_on_upgrade_refuses_and_that_does_not_go_takes_nobodys_place() -> None:
+    class Choosy(Echo):
+        @classmethod
+        def on_upgrade(cls, request: Request) -> Refusal | None:
+            return Refusal(401) if "bad" in request.query_params else None
+
+    admission = Admission(max_connections=1, per_key=1, key=lambda request: request.query_params.get("user"))
+    async with serving(Choosy, admission=admission) as (server, _):
+        stays = await RawClient.dial(server)
+        assert await stays.request("/?user=ada&bad=1") == 401
+        assert [server.gate.count(kind) for kind in Kind] == [1, 0, 0]
+
+        async with raw_client(server, "/?user=ada"):
+            assert [server.gate.count(kind) for kind in Kind] == [1, 0, 1]
+        stays.close()
+        await until(lambda: not len(server.gate))
+    assert server.refused == {}
+
+
+@pytest.mark.every_runtime
 async def test_one_address_cannot_keep_the_others_out_with_connections_that_are_refused() -> None:
-    admission = Admission(per_address=2, max_connections=8, exempt=())
+    admission = Admission(opening_per_address=2, max_connections=8, exempt=())
     async with serving(Echo, admission=admission) as (server, _), AsyncExitStack() as stack:
         flood = [await RawClient.dial(server) for _ in range(2 + MAX_REFUSED + 10)]
         for one in flood:
             stack.callback(one.close)
-        await until(lambda: server.refused["per_address"] == len(flood) - 2)
+        await until(lambda: server.refused["opening_per_address"] == len(flood) - 2)
         for one in flood[-10:]:
             assert await one.rest_of_bytes() == b"", "dropped without a word"
         for one in flood[2:-10]:
@@ -709,40 +1096,79 @@ async def test_one_address_cannot_keep_the_others_out_with_connections_that_are_
         assert len(server.gate) == 3
 
 
+async def crashes(server: Any, source: str) -> int:
+    """A connection that crashes its actor; the status of the answer."""
+    async with dialed(server, source) as client:
+        status = await client.request()
+        if status == 101:
+            assert (await client.frame()).close == (1011, "")
+            await client.send_close(1011)
+            await client.rest()
+    return status
+
+
+def crashing(breaker: int = 20) -> Admission:
+    """No address is exempt, and none has a rate."""
+    return Admission(breaker=breaker, handshakes_per_minute=None, exempt=())
+
+
 @pytest.mark.every_runtime
-async def test_connections_that_crash_at_once_stop_admission_and_the_open_ones_stay(
+async def test_an_application_that_crashes_everybody_is_spared_and_the_open_connections_stay(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     async with (
-        serving(Crashing, admission=Admission(breaker=3)) as (server, _),
-        raw_client(server, "/?well=1"),
+        serving(Crashing, admission=crashing(breaker=3)) as (server, _),
+        dialed(server, "127.0.0.9") as early,
     ):
-        for _ in range(3):
-            async with raw_client(server) as client:
-                assert (await client.frame()).close == (1011, "")
-                await client.send_close(1011)
-                await client.rest()
-        await until(lambda: len(server.connections) == 1)
-        status, fields = await answer(server, "/?well=1")
+        assert await early.request("/?well=1") == 101
+        await until(lambda: not server.upgrades)
+        tried = Counter[int]()
+        for _ in range(20):
+            for number in (1, 2, 3, 4):
+                tried[await crashes(server, f"127.0.1.{number}")] += 1
+                await until(lambda: len(server.connections) == 1)
 
-        assert (status, fields["retry-after"]) == (503, "5")
-        assert len(server.connections) == 1
+    assert tried[101] <= 8, "each address once before and once after, with time to spare"
+    assert tried.total() == 80
+    assert set(tried) == {101, 503}
 
 
 @pytest.mark.every_runtime
-async def test_a_crash_that_the_peer_provokes_does_not_keep_the_others_out(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize("attackers", [1, 5, 30])
+async def test_clients_whose_request_crashes_on_connect_lock_nobody_else_out(
+    attackers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """96 honest clients that stay; behind each eighth of them all attackers come again."""
     caplog.set_level(logging.CRITICAL)
-    async with serving(Crashing, admission=Admission(breaker=3)) as (server, _):
-        for _ in range(6):
-            async with raw_client(server, "/?well=1") as client:
+    refused = 0
+    async with serving(Crashing, admission=crashing()) as (server, _), AsyncExitStack() as stack:
+
+        async def attack() -> None:
+            for number in range(max(attackers, 20)):
+                await crashes(server, f"127.0.1.{1 + number % attackers}")
+
+        await attack()
+        for number in range(96):
+            honest = await stack.enter_async_context(dialed(server, f"127.0.2.{number + 1}"))
+            refused += await honest.request("/?well=1") != 101
+            if number % 8 == 7:
+                await attack()
+
+    assert refused == 0
+
+
+@pytest.mark.every_runtime
+async def test_a_crash_behind_on_connect_keeps_nobody_out(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    async with serving(Crashing, admission=crashing(breaker=2)) as (server, _):
+        for number in range(6):
+            async with dialed(server, f"127.0.1.{number + 1}") as client:
+                assert await client.request("/?well=1") == 101
                 await client.send("a bomb")
                 assert (await client.frame()).close == (1011, "")
                 await client.send_close(1011)
                 await client.rest()
         await until(lambda: not len(server.connections))
 
-        with anyio.fail_after(10):
-            assert (await answer(server, "/?well=1"))[0] == 101
+        assert await crashes(server, "127.0.1.1") == 101

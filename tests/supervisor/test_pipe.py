@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from itertools import pairwise
 
 import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor import Policy, Timeouts
+from supervisor import Admission, Policy, Timeouts
+from supervisor.admission import MAX_REFUSED, Kind
 from supervisor.framing import Part, Requests, framing_of
 from supervisor.pipe import PipeState
 from supervisor.plain_http import PlainHttp
@@ -23,6 +27,7 @@ from tests.supervisor.sites import (
     MB,
     UPGRADE,
     Echo,
+    Site,
     accept,
     answer_gets,
     asyncio_only,
@@ -621,3 +626,165 @@ def test_the_addresses_of_those_who_left_first_are_given_away_first(monkeypatch:
     assert sources.client(stays) == "192.0.2.1"
     assert sources.client(left) == "192.0.2.4"
     assert len(sources) == 4
+
+
+# -- the places of plain HTTP ------------------------------------------------------------------
+
+PIPED = pytest.mark.parametrize("pump", [False, True], ids=["here", "pump"])
+SLOW_POST = b"POST /p HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+
+
+async def answer_all(client: RawClient) -> None:
+    """Answer a GET, and nothing else; end when the client does."""
+    while await client.receive():
+        if client.wire.endswith(b"\r\n\r\n") and client.wire.startswith(b"GET"):
+            await client.send_bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+            client.wire.clear()
+
+
+def counts(there: Site) -> list[int]:
+    return [there.server.gate.count(kind) for kind in Kind]
+
+
+@asyncio_only
+@PIPED
+async def test_slow_requests_of_one_address_leave_http_and_websockets_to_the_others(pump: bool) -> None:
+    admission = Admission(http_per_address=4, max_http=6, exempt=())
+    async with site(answer_all, pump=pump, admission=admission) as there, AsyncExitStack() as stack:
+        for _ in range(4):
+            slow = await stack.enter_async_context(dialed(there.port))
+            await slow.send_bytes(SLOW_POST)
+        await until(lambda: there.server.gate.count(Kind.HTTP) == 4)
+
+        one_more = await stack.enter_async_context(dialed(there.port))
+        await one_more.send_bytes(SLOW_POST)
+        other = await stack.enter_async_context(dialed(there.port, "127.0.0.2"))
+        await other.send_bytes(GET)
+        websocket = await stack.enter_async_context(dialed(there.port))
+
+        assert (await one_more.read_head())[0] == 429
+        assert (await other.read_head())[0] == 200
+        assert await websocket.request("/ws") == 101
+        assert there.server.refused == {"http_per_address": 1}
+        assert there.server.gate.count(Kind.HTTP) == 5
+
+
+@asyncio_only
+@PIPED
+async def test_a_server_full_of_websockets_still_serves_pages_and_is_ready(pump: bool) -> None:
+    admission = Admission(max_connections=1)
+    async with site(answer_all, pump=pump, admission=admission) as there, dialed(there.port) as websocket:
+        there.server.ready_path = "/-/ready"
+        assert await websocket.request("/ws") == 101
+        async with dialed(there.port) as page, dialed(there.port) as probe, dialed(there.port) as refused:
+            await page.send_bytes(GET)
+            await probe.send_bytes(b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+
+            assert (await page.read_head())[0] == 200
+            assert (await probe.read_head())[0] == 200
+            assert await refused.request("/ws") == 503
+            assert there.server.refused == {"max_connections": 1}
+
+
+@asyncio_only
+@PIPED
+async def test_a_connection_has_its_place_among_http_until_its_pipe_is_over(pump: bool) -> None:
+    async with site(answer_all, pump=pump) as there:
+        async with dialed(there.port) as client:
+            for _ in range(2):
+                await client.send_bytes(GET)
+                assert (await client.read_head())[0] == 200
+                await read(client, b"hi")
+                assert counts(there) == [0, 1, 0]
+        await until(lambda: counts(there) == [0, 0, 0])
+
+
+@asyncio_only
+@PIPED
+async def test_a_kept_connection_that_upgrades_meets_the_cap_of_websockets_and_moves(pump: bool) -> None:
+    async with site(answer_gets, pump=pump, admission=Admission(max_connections=1)) as there:
+        async with dialed(there.port) as first, dialed(there.port) as second:
+            for client in (first, second):
+                await client.send_bytes(GET)
+                assert (await client.read_head())[0] == 200
+                await read(client, b"hi")
+            assert counts(there) == [0, 2, 0]
+
+            assert await first.request("/ws") == 101
+            await until(lambda: counts(there) == [0, 1, 1])
+            assert await second.request("/ws") == 503
+            await second.rest_of_bytes()
+            second.finish()
+            await until(lambda: counts(there) == [0, 0, 1])
+        await until(lambda: counts(there) == [0, 0, 0])
+
+
+@asyncio_only
+@PIPED
+async def test_a_kept_connection_of_a_crowd_that_upgrades_gives_its_key_back(pump: bool) -> None:
+    """It was asked after it had been refused: its user got 429 until the end of the process."""
+    admission = Admission(
+        per_key=1, key=lambda request: request.query_params.get("user"), opening_per_address=1, exempt=()
+    )
+    async with site(answer_gets, pump=pump, admission=admission) as there, AsyncExitStack() as stack:
+        kept = await stack.enter_async_context(dialed(there.port))
+        await kept.send_bytes(GET)
+        assert (await kept.read_head())[0] == 200
+        await read(kept, b"hi")
+        crowd = [await stack.enter_async_context(dialed(there.port)) for _ in range(MAX_REFUSED + 5)]
+        await until(lambda: there.server.refused["opening_per_address"] == len(crowd) - 1)
+
+        status = await kept.request("/ws?user=ada")
+        for client in (kept, *crowd):
+            client.close()
+        await until(lambda: counts(there) == [0, 0, 0])
+
+        assert status == 101
+        again = await stack.enter_async_context(dialed(there.port))
+        assert await again.request("/ws?user=ada") == 101
+
+
+@asyncio_only
+async def test_when_the_pump_is_killed_the_places_of_its_connections_are_free_again() -> None:
+    async with site(answer_all, pump=True) as there, dialed(there.port) as client:
+        await client.send_bytes(SLOW_POST)
+        await until(lambda: there.server.gate.count(Kind.HTTP) == 1)
+        assert there.http.pump is not None
+        assert there.http.pump.pid is not None
+
+        os.kill(there.http.pump.pid, signal.SIGKILL)
+
+        await until(lambda: there.server.gate.count(Kind.HTTP) == 0)
+
+
+@asyncio_only
+@pytest.mark.parametrize("turns", [0, 1, 3, 10])
+async def test_no_place_is_lost_when_the_pump_is_killed_while_a_connection_comes_back(turns: int) -> None:
+    async with site(answer_gets, pump=True) as there:
+        async with dialed(there.port) as client:
+            await client.send_bytes(GET)
+            assert (await client.read_head())[0] == 200
+            await client.send_bytes(UPGRADE)
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            assert there.http.pump is not None
+            assert there.http.pump.pid is not None
+            os.kill(there.http.pump.pid, signal.SIGKILL)
+            await until(lambda: there.server.gate.count(Kind.HTTP) == 0)
+        await until(lambda: counts(there) == [0, 0, 0])
+
+
+@asyncio_only
+async def test_a_page_behind_a_trusted_proxy_counts_for_its_client() -> None:
+    admission = Admission(http_per_address=1, trusted_proxies=["127.0.0.1"])
+    async with site(answer_all, admission=admission) as there, AsyncExitStack() as stack:
+
+        async def ask(client: str) -> int:
+            page = await stack.enter_async_context(dialed(there.port))
+            fields = f"X-Forwarded-For: 6.6.6.6, {client}\r\n\r\n"
+            await page.send_bytes(GET[:-2] + fields.encode())
+            return (await page.read_head())[0]
+
+        statuses = [await ask(client) for client in ("198.51.100.7", "198.51.100.7", "198.51.100.8")]
+
+        assert statuses == [200, 429, 200]

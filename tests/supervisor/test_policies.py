@@ -49,7 +49,16 @@ COUNTS: dict[type[Any], list[str]] = {
         "message_burst",
     ],
     RestartLimit: ["count"],
-    Admission: ["max_connections", "per_address", "handshakes_per_minute", "breaker"],
+    Admission: [
+        "max_connections",
+        "per_address",
+        "max_http",
+        "http_per_address",
+        "max_opening",
+        "opening_per_address",
+        "handshakes_per_minute",
+        "breaker",
+    ],
 }
 FRACTIONS: dict[type[Any], list[str]] = {Heartbeat: ["jitter"], Backoff: ["jitter"]}
 FACTORS: dict[type[Any], list[str]] = {Backoff: ["factor"]}
@@ -60,7 +69,7 @@ OTHERS: dict[type[Any], list[str]] = {
 SWITCHED_OFF_WITH_NONE = {
     Timeouts: {field.name for field in fields(Timeouts)},
     Limits: {"max_message", "max_fragments", "send_limit", "send_stall", "control_rate", "message_rate"},
-    Admission: {"max_connections", "per_address", "handshakes_per_minute", "breaker"},
+    Admission: set(COUNTS[Admission]),
 }
 
 NO_NUMBERS = [True, False, "1", b"1", [], 1j]

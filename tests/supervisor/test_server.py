@@ -18,7 +18,7 @@ import trio
 from anyio.abc import TaskStatus
 
 from actors import Actor, CloseReport, ConnectionActor, ExitReason, Initiator, Refusal, Request
-from supervisor import ChildSpec, Policy, Route, Server, Timeouts, serve
+from supervisor import Admission, ChildSpec, Policy, Route, Server, Timeouts, serve
 from supervisor.events import (
     ConnectionClosed,
     ConnectionOpened,
@@ -29,6 +29,7 @@ from supervisor.events import (
     log_event,
 )
 from tests.raw import CLOSE, DEADLINE, TEXT, RawClient, encode, encode_close, raw_client
+from tests.supervisor.sites import UPGRADE
 from tests.witness import open_sockets, running_tasks, serving, until
 
 pytestmark = pytest.mark.every_runtime
@@ -184,6 +185,8 @@ async def asynchronous(event: Event) -> None:
         ({"children": [Echo]}, TypeError, "^actor: Echo needs a WebSocket"),
         ({"children": ["clock"]}, TypeError, "^actor: a subclass of actors.Actor or a Supervisor"),
         ({"admission": 3}, TypeError, "^admission: "),
+        ({"ready_path": "ready"}, ValueError, "^ready_path: a path begins with '/'"),
+        ({"ready_path": 3}, TypeError, "^ready_path: a path"),
         ({"hooks": log_event}, TypeError, "^hooks: a list of functions of one event"),
         ({"hooks": ["log"]}, TypeError, "^hooks: plain functions of one event, 'log' is none"),
         ({"hooks": [log_event, asynchronous]}, TypeError, "^hooks: plain functions of one event, <function"),
@@ -726,24 +729,193 @@ async def test_the_handshake_timeout_cuts_a_request_that_does_not_end(sent: byte
     assert witness.of(ConnectionOpened) == []
 
 
-async def test_the_handshake_timeout_cuts_an_on_upgrade_that_does_not_end() -> None:
-    cancelled = anyio.Event()
+class Waiting(Echo):
+    """Never answers an upgrade; the stubborn ones go on when they are cancelled."""
 
-    class Waiting(Echo):
-        @classmethod
-        async def on_upgrade(cls, request: Request) -> None:
-            try:
-                await anyio.sleep_forever()
-            finally:
-                cancelled.set()
+    begun: anyio.Event
+    cancelled: anyio.Event
+    may_end: anyio.Event
 
-    async with serving(Waiting, policy=Policy(timeouts=Timeouts(handshake=0.1))) as (server, _):
+    @classmethod
+    def begin(cls) -> None:
+        cls.begun, cls.cancelled, cls.may_end = anyio.Event(), anyio.Event(), anyio.Event()
+
+    @classmethod
+    async def on_upgrade(cls, request: Request) -> None:
+        cls.begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cls.cancelled.set()
+            if "stubborn" in request.query_params:
+                with anyio.CancelScope(shield=True):
+                    await cls.may_end.wait()
+
+
+def refusals_of(witness: Any) -> list[tuple[str, int, str]]:
+    return [(event.path, event.status, event.reason) for event in witness.of(UpgradeRefused)]
+
+
+SOON = Policy(timeouts=Timeouts(handshake=0.1, close=0.3))
+
+
+EACH = pytest.mark.parametrize("target", ["/", "/?stubborn=1"])
+
+
+@EACH
+async def test_an_on_upgrade_that_takes_too_long_is_cancelled_and_its_client_gets_504(
+    target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    Waiting.begin()
+    async with serving(Waiting, policy=SOON) as (server, witness):
         client = await RawClient.dial(server)
-        with pytest.raises(AssertionError, match="inside of the head"):
-            await client.request()
+        status = await client.request(target)
+        rest = await client.rest_of_bytes()
         client.close()
+        await until(lambda: not server.upgrades)
         with anyio.fail_after(DEADLINE):
-            await cancelled.wait()
+            await Waiting.cancelled.wait()
+        Waiting.may_end.set()
+
+    assert (status, client.headers["retry-after"], client.headers["connection"]) == (504, "5", "close")
+    assert (client.over, rest) == ("eof", b"the application has not answered in time\n")
+    assert refusals_of(witness) == [("/", 504, "the application has not answered in time")]
+    assert server.refused == {"on_upgrade": 1}
+    assert "on_upgrade has not answered '/' within 0.1 s" in caplog.text
+    assert witness.of(ConnectionOpened) == []
+
+
+async def test_a_client_that_does_not_go_after_its_504_is_dropped_after_the_close_timeout() -> None:
+    Waiting.begin()
+    async with serving(Waiting, policy=SOON) as (server, _):
+        client = await RawClient.dial(server)
+        assert await client.request() == 504
+        await until(lambda: not server.upgrades)
+        client.close()
+
+
+@EACH
+async def test_a_server_that_stops_answers_the_upgrades_that_it_is_at_with_503(target: str) -> None:
+    Waiting.begin()
+    answers: list[object] = []
+
+    async def ask(client: RawClient) -> None:
+        answers.append(await client.request(target))
+        await client.rest_of_bytes()
+        client.close()
+
+    async def wait(client: RawClient) -> None:
+        await client.send_bytes(b"GET / HTTP/1.1\r\n")
+        answers.append(await client.rest_of_bytes())
+        client.close()
+
+    async with anyio.create_task_group() as clients, serving(Waiting) as (server, witness):
+        client = await RawClient.dial(server)
+        clients.start_soon(ask, client)
+        clients.start_soon(wait, await RawClient.dial(server))
+        with anyio.fail_after(DEADLINE):
+            await Waiting.begun.wait()
+        await until(lambda: len(server.upgrades) == 2)
+        Waiting.may_end.set()
+
+    assert answers in ([503, b""], [b"", 503])
+    assert (client.headers["retry-after"], client.over) == ("5", "eof")
+    assert refusals_of(witness) == [("/", 503, "the server is going down")]
+    assert server.refused == {"going_down": 1, "no_request": 1}
+
+
+async def test_a_request_that_never_came_is_counted_and_a_client_that_left_is_not() -> None:
+    async with serving(Echo, policy=SOON) as (server, witness):
+        gone = await RawClient.dial(server)
+        await gone.send_bytes(b"GET / HTTP/1.1\r\n")
+        gone.close()
+        await until(lambda: not server.upgrades)
+        silent = await RawClient.dial(server)
+        await silent.rest_of_bytes()
+        silent.close()
+        await until(lambda: not server.upgrades)
+
+    assert server.refused == {"no_request": 1}
+    assert refusals_of(witness) == []
+
+
+async def test_an_upgrade_whose_client_has_ended_its_side_opens_no_connection() -> None:
+    Waiting.begin()
+    async with serving(Waiting) as (server, witness):
+        client = await RawClient.dial(server)
+        await client.send_bytes(UPGRADE.replace(b"/ws", b"/"))
+        with anyio.fail_after(DEADLINE):
+            await Waiting.begun.wait()
+        client.finish()
+        with anyio.fail_after(DEADLINE):
+            await Waiting.cancelled.wait()
+        await until(lambda: not server.upgrades)
+        client.close()
+
+    assert witness.of(ConnectionOpened) == []
+
+
+async def test_without_a_handshake_timeout_who_does_not_go_after_an_answer_is_dropped_all_the_same() -> None:
+    policy = Policy(timeouts=Timeouts(handshake=None, close=0.1))
+    async with serving(Echo, policy=policy) as (server, _):
+        client = await RawClient.dial(server)
+        assert await client.request("/nowhere") == 404
+        await until(lambda: not server.upgrades)
+        client.close()
+
+
+# -- readiness and HEAD ------------------------------------------------------------------------
+
+
+async def ask_plainly(server: Any, line: str) -> tuple[int, dict[str, str], bytes]:
+    client = await RawClient.dial(server)
+    try:
+        await client.send_bytes(f"{line} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        status, fields = await client.read_head()
+        return status, fields, await client.rest_of_bytes()
+    finally:
+        client.close()
+
+
+async def test_a_load_balancer_that_asks_whether_the_server_is_ready_gets_200() -> None:
+    async with serving(Echo) as (server, _):
+        get = await ask_plainly(server, "GET /-/ready")
+        head = await ask_plainly(server, "HEAD /-/ready")
+        with anyio.fail_after(DEADLINE):
+            await server.drain(within=0)
+        drained = await ask_plainly(server, "GET /-/ready")
+
+    assert (get[0], get[2]) == (200, b"ready\n")
+    assert (head[0], head[2]) == (200, b"")
+    assert head[1]["content-length"] == get[1]["content-length"] == "6"
+    assert (drained[0], drained[1]["retry-after"]) == (503, "5")
+    assert server.refused == {}
+
+
+async def test_a_server_that_is_full_is_ready_all_the_same() -> None:
+    async with serving(Echo, admission=Admission(max_connections=1)) as (server, _), raw_client(server):
+        assert (await ask_plainly(server, "GET /-/ready"))[0] == 200
+        client = await RawClient.dial(server)
+        assert await client.request() == 503
+        client.close()
+
+
+async def test_the_ready_path_may_be_another_one_or_none() -> None:
+    async with serving(Echo, ready_path="/up") as (server, _):
+        assert (await ask_plainly(server, "GET /up"))[0] == 200
+        assert (await ask_plainly(server, "GET /-/ready"))[0] == 404
+    async with serving(Echo, ready_path=None) as (server, _):
+        assert (await ask_plainly(server, "GET /-/ready"))[0] == 404
+
+
+@pytest.mark.parametrize("target", ["/", "/nowhere", "/" + "x" * 9000, "/\nX: y"])
+async def test_head_is_answered_without_a_body(target: str) -> None:
+    async with serving(Echo) as (server, _):
+        status, fields, body = await ask_plainly(server, f"HEAD {target}")
+
+    assert 400 <= status < 500
+    assert int(fields["content-length"]) > 0
+    assert body == b""
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 from actors import ConnectionActor, Initiator
 from supervisor import Admission, Policy, Server, Timeouts, serve
+from supervisor.admission import Kind
 from supervisor.events import ConnectionOpened
 from tests.raw import DEADLINE, RawClient
 from tests.witness import serving, until
@@ -258,24 +259,18 @@ async def test_a_server_that_ends_closes_its_tls_connections_with_1001(
     assert closes == [(1001, "server shutting down")]
 
 
-async def test_a_peer_that_makes_no_tls_handshake_takes_a_place(
+async def test_a_peer_that_makes_no_tls_handshake_is_one_of_those_that_open_and_goes_for_the_next_one(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
-    async with serving(Echo, ssl=server_tls, admission=Admission(max_connections=1)) as (server, _):
+    async with serving(Echo, ssl=server_tls, admission=Admission(max_opening=1)) as (server, _):
         silent = await RawClient.dial(server)
-        await until(lambda: len(server.upgrades) == 1)
-        refused = await TlsClient.dial(server)
-        assert isinstance(refused, TlsClient)
-        await refused.begin(client_tls)
-        status = await refused.request()
-        refused.close()
-        silent.close()
-        await until(lambda: not server.upgrades)
+        await until(lambda: server.gate.count(Kind.OPENING) == 1)
         async with tls_client(server, client_tls) as client:
             await client.send("hello")
             assert (await client.frame()).text == "hello"
-
-    assert status == 503
+        assert await silent.rest_of_bytes() == b""
+        silent.close()
+        assert server.refused == {"max_opening": 1}
 
 
 async def test_a_server_that_ends_does_not_wait_for_tls_handshakes(server_tls: ssl.SSLContext) -> None:

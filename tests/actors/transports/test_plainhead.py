@@ -115,6 +115,34 @@ def _plain(outcome: tuple[object, ...]) -> tuple[object, ...]:
     return tuple(repr(part) for part in outcome)
 
 
+STRICT = re.compile(
+    rb"GET [\x21-\x7e]+ HTTP/1\.1\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n"
+)
+"""RFC 9112, sections 3 and 5."""
+
+
+@given(
+    head=heads(),
+    faults=st.lists(
+        st.tuples(
+            st.integers(0, 400),
+            st.integers(0, 3),
+            st.sampled_from([b"", b"\n", b"\r", b"\0", b" ", b":", b"\t"]),
+        ),
+        max_size=3,
+    ),
+)
+def test_what_is_accepted_is_strict_with_one_host(head: bytes, faults: list[tuple[int, int, bytes]]) -> None:
+    for at, cut, put in faults:
+        head = head[:at] + put + head[at + cut :]
+
+    status = outcome(head, [], compression=False)[0]
+
+    if not isinstance(status, int):
+        assert STRICT.fullmatch(head)
+        assert len(re.findall(rb"\r\nhost:", head, re.IGNORECASE)) == 1
+
+
 BROWSERS = {
     "Chrome": "Connection: Upgrade\r\nPragma: no-cache\r\n"
     "Cache-Control: no-cache\r\nUser-Agent: Mozilla/5.0\r\n"
