@@ -21,11 +21,13 @@ _LENGTH = re.compile(rb"\r\n(content-length: *([0-9]+)|transfer-encoding: *chunk
 class Answers:
     """The answers to the requests of one connection; of those in ``heads``, by number, without a body."""
 
-    __slots__ = ("_chunks", "_endless", "_head", "_heads", "_left", "whole")
+    __slots__ = ("_chunks", "_endless", "_head", "_heads", "_left", "last", "whole")
 
     def __init__(self, heads: deque[int]) -> None:
         self.whole = 0
         """How many are complete."""
+        self.last = False
+        """Whether Robyn said that it answers nothing behind the one that is at hand."""
         self._heads = heads
         self._head = b""
         self._left = 0
@@ -79,6 +81,7 @@ class Answers:
         if status is None:
             self._endless = True
         elif status[1] >= b"200":
+            self.last = data.find(b"\r\nconnection: close\r\n", 0, end) > 0
             self._body(status[1], _LENGTH.search(data, 0, end))
         return before + end
 

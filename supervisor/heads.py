@@ -113,7 +113,7 @@ def _length(told: dict[bytes, list[bytes]], minor: int) -> int | None:
             raise HandshakeRefused(400, "the Content-Length of the request is malformed")
         return int(lengths[0])
     if not minor:
-        raise HandshakeRefused(400, "HTTP/1.0 has no Transfer-Encoding")
+        raise HandshakeRefused(400, "a request of version 1.0 has no Transfer-Encoding")
     if codings[0].lower() != b"chunked":
         raise HandshakeRefused(501, "chunked is the only Transfer-Encoding known")
     return None

@@ -299,6 +299,7 @@ class RobynSockets:
         if one_port:
             self._http = self.server.plain_http = http
         self.server.ready_path = ready_path
+        self.server.keep_alive = keep_alive_timeout or None
         self._started = True
         # They are for the public address: hidden from Robyn's own start, and given back to the app.
         hidden = {name: os.environ.pop(name) for name in ("ROBYN_HOST", "ROBYN_PORT") if name in os.environ}
