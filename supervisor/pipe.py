@@ -142,7 +142,7 @@ class Pipe(asyncio.Protocol):
         self._behind = False  # Robyn does not keep up: the client is not read
         self._held_up = False  # the same, at some time since the last look
         self._stall: Timer | None = None
-        self._idle = -1  # after how many requests it was idle at the last look
+        self._idle: int | None = None  # after how many requests it was idle at the last look
         self.refusing = False
         """Whether a refusal waits for its turn."""
         self.quiet = False
@@ -315,6 +315,7 @@ class Pipe(asyncio.Protocol):
             self._wire.set_write_buffer_limits(high=0)
             if self._wire.get_write_buffer_size():
                 self._state = PipeState.UPGRADED
+                self._stop_deadline()
                 self._start_deadline()
             else:
                 self._upgrade()
@@ -437,8 +438,10 @@ class Pipe(asyncio.Protocol):
         keep_alive, requests = self._pipes.site.keep_alive, self._requests
         if keep_alive is None or self._state is not PipeState.OPEN:
             return
-        idle = (requests.part is Part.BETWEEN and self._all_is_answered() and requests.whole) or -1
-        if idle == self._idle != -1:
+        idle = None
+        if requests.part is not Part.HEAD and not requests.in_part and self._all_is_answered():
+            idle = requests.whole
+        if idle is not None and idle == self._idle:
             self._drop_robyn()
             self._end_client()
         else:

@@ -38,7 +38,7 @@ def page():
 
 @app.get("/slow")
 def slow():
-    time.sleep(0.3)
+    time.sleep(0.05)
     return "slow"
 
 @app.get("/slower")
@@ -83,21 +83,17 @@ def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def websocket(app: Program) -> Iterator[ClientConnection]:
+def opened(app: Program) -> Iterator[ClientConnection]:
     with connect(f"ws://127.0.0.1:{app.port()}/ws") as client:
         yield client
 
 
-@pytest.fixture(autouse=True)
-def lives(app: Program, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Robyn's process is there afterwards, and the WebSocket that was there before."""
-    if "websocket" not in request.fixturenames:
-        yield
-        return
-    websocket: ClientConnection = request.getfixturevalue("websocket")
-    yield
-    websocket.send("still there")
-    assert websocket.recv(DEADLINE) == "still there"
+@pytest.fixture
+def websocket(app: Program, opened: ClientConnection) -> Iterator[ClientConnection]:
+    """One that was there before, and lives on afterwards, as Robyn's process does."""
+    yield opened
+    opened.send("still there")
+    assert opened.recv(DEADLINE) == "still there"
     assert app.process.poll() is None
 
 
