@@ -13,6 +13,7 @@ from actors.transports.opening import HandshakeRefused
 from supervisor.chunks import Chunks
 
 _MAX_HEAD = 1024 * 1024
+_USUAL = re.compile(rb"HTTP/1\.1 (?:200|404) [^\r]*\r\ncontent-length: ([0-9]{1,15})\r\n")
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r]")
 _LENGTH = re.compile(rb"\r\n(content-length: *([0-9]+)|transfer-encoding: *chunked) *(?=\r)", re.IGNORECASE)
 
@@ -43,8 +44,19 @@ class Answers:
         """Take note of what Robyn sends."""
         if self._left > len(data):
             self._left -= len(data)
-        elif not self._endless:
+        elif not (self._endless or self._is_usual(data)):
             self._read(data)
+
+    def _is_usual(self, data: bytes) -> bool:
+        """Take note of a whole answer that came alone, as most do; ``False`` when it is none."""
+        usual = _USUAL.match(data)
+        if usual is None or self._heads or not self.between:
+            return False
+        end = data.find(b"\r\n\r\n") + 4
+        if end + int(usual[1]) != len(data) or data.find(b"\r\nconnection:", 0, end) > 0:
+            return False
+        self.whole += 1
+        return True
 
     def _read(self, data: bytes) -> None:
         start = 0
