@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, final
 
 from actors.transports.asyncio import AsyncioTransport
@@ -92,7 +93,9 @@ class Pump:
                 "channel": theirs.fileno(),
                 "address": self._address,
                 "ready_path": self._server.ready_path,
-                "close": self._server.policy.timeouts.close,
+                "keep_alive": self._server.keep_alive,
+                "timeouts": asdict(self._server.policy.timeouts),
+                "limits": asdict(self._server.policy.limits),
             }
             try:
                 self._process = subprocess.Popen(

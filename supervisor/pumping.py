@@ -9,7 +9,8 @@ import resource
 import signal
 import socket
 import sys
-from typing import final
+from collections.abc import Mapping
+from typing import Any, final
 
 import anyio
 
@@ -17,28 +18,44 @@ from actors.runtime import Runtime
 from actors.transports.asyncio import AsyncioTransport
 from supervisor.channel import MOST, Channel, Word, connect
 from supervisor.pipe import Pipes
-from supervisor.policies import Policy, Timeouts
+from supervisor.policies import Limits, Policy, Timeouts
 
 logger = logging.getLogger("supervisor")
 
 
-def main(channel: int, address: tuple[str, int], ready_path: str | None, close: float | None) -> None:
-    """Be the pump of the process at the other end of the descriptor ``channel``, for as long as it lives."""
+def main(
+    channel: int,
+    address: tuple[str, int],
+    ready_path: str | None,
+    keep_alive: float | None,
+    timeouts: Mapping[str, float | None],
+    limits: Mapping[str, Any],
+) -> None:
+    """Be the pump of the process at the other end of the descriptor ``channel``, for as long as it lives.
+
+    ``timeouts`` and ``limits`` are those of its policy.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a pipe has two descriptors
-    policy = Policy(timeouts=Timeouts(close=close))
+    policy = Policy(timeouts=Timeouts(**timeouts), limits=Limits(**limits))
     end = socket.socket(fileno=channel)
     end.set_inheritable(False)
-    anyio.run(_pump, end, (*address,), policy, ready_path, backend_options={"use_uvloop": True})
+    anyio.run(_pump, end, (*address,), policy, ready_path, keep_alive, backend_options={"use_uvloop": True})
 
 
-async def _pump(end: socket.socket, address: tuple[str, int], policy: Policy, ready_path: str | None) -> None:
+async def _pump(
+    end: socket.socket,
+    address: tuple[str, int],
+    policy: Policy,
+    ready_path: str | None,
+    keep_alive: float | None,
+) -> None:
     async with anyio.create_task_group() as task_group:
         runtime = Runtime(task_group)
         runtime.spawn(runtime.timers.run, name="timers")
-        await Pumping(end, address, runtime, policy, ready_path).over.wait()
+        await Pumping(end, address, runtime, policy, ready_path, keep_alive).over.wait()
         task_group.cancel_scope.cancel()
 
 
@@ -53,10 +70,12 @@ class Pumping:
         runtime: Runtime,
         policy: Policy,
         ready_path: str | None,
+        keep_alive: float | None,
     ) -> None:
         self.runtime = runtime
         self.policy = policy
         self.ready_path = ready_path
+        self.keep_alive = keep_alive
         self.over = asyncio.Event()
         """Set when the server's process has gone."""
         self._pipes = Pipes(self, address, self._upgrade, self._ended)

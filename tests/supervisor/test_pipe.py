@@ -7,21 +7,18 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from itertools import pairwise
+from functools import partial
 
 import anyio
 import anyio.lowlevel
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from supervisor import Admission, Policy, Timeouts
+from supervisor import Admission, Limits, Policy, Timeouts
 from supervisor.admission import MAX_REFUSED, Kind
-from supervisor.framing import Part, Requests, framing_of
 from supervisor.pipe import PipeState
 from supervisor.plain_http import PlainHttp
 from supervisor.sources import Sources
-from tests.raw import DEADLINE, RawClient
+from tests.raw import BINARY, DEADLINE, RawClient, encode
 from tests.supervisor.sites import (
     GET,
     MB,
@@ -39,136 +36,6 @@ from tests.supervisor.sites import (
     site,
 )
 from tests.witness import serving, until
-
-# -- where requests begin ----------------------------------------------------------------------
-
-
-def chunked(*chunks: bytes, trailer: bytes = b"") -> bytes:
-    parts = [b"%x;name=value\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks if chunk]
-    head = b"PUT /p HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n"
-    return head + b"".join(parts) + b"0\r\n" + trailer + b"\r\n"
-
-
-bodies = st.one_of(st.binary(max_size=40), st.just(UPGRADE), st.just(GET), st.just(b"0\r\n\r\n"))
-requests = st.one_of(
-    st.just(GET),
-    st.builds(post, bodies),
-    st.lists(bodies, max_size=3).map(lambda chunks: chunked(*chunks)),
-    bodies.map(lambda chunk: chunked(chunk, trailer=b"X-Sum: 1\r\nX-More: 2\r\n")),
-)
-
-
-@given(
-    plain=st.lists(requests, max_size=4).map(b"".join),
-    behind=st.binary(max_size=20),
-    cuts=st.lists(st.integers(0, 400), max_size=12),
-)
-def test_an_upgrade_behind_plain_requests_is_found_in_any_split(
-    plain: bytes, behind: bytes, cuts: list[int]
-) -> None:
-    wire = plain + UPGRADE + behind
-    edges = [0, *sorted(cuts), len(wire)]
-    reader = Requests()
-    passed = b""
-    held_back = b""
-
-    for start, end in pairwise(edges):
-        if reader.upgrade is None:
-            passed += reader.feed(wire[start:end])
-        else:
-            held_back += wire[start:end]
-
-    assert passed == plain
-    assert reader.upgrade is not None
-    assert reader.upgrade + held_back == UPGRADE + behind
-
-
-@given(wire=st.lists(requests, max_size=4).map(b"".join), cuts=st.lists(st.integers(0, 400), max_size=12))
-def test_whole_requests_are_passed_on_whole_and_unchanged(wire: bytes, cuts: list[int]) -> None:
-    edges = [0, *sorted(cut for cut in cuts if cut < len(wire)), len(wire)]
-    reader = Requests()
-
-    passed = b"".join(reader.feed(wire[start:end]) for start, end in pairwise(edges))
-
-    assert passed == wire
-    assert reader.part is Part.HEAD
-    assert reader.upgrade is None
-
-
-def test_the_bytes_of_a_body_are_passed_on_before_the_rest_is_there() -> None:
-    reader = Requests()
-
-    passed = reader.feed(post(b"x" * 1000)[:-1])
-
-    assert passed == post(b"x" * 1000)[:-1]
-
-
-def test_an_incomplete_head_is_kept_until_it_is_known_what_it_asks_for() -> None:
-    reader = Requests()
-
-    first = reader.feed(GET + GET[:-1])
-    second = reader.feed(GET[-1:])
-
-    assert (first, second) == (GET, GET)
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"GET / HTTP/1.0\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\n",
-        b"CONNECT example.org:443 HTTP/1.1\r\n\r\n",
-        b"get / HTTP/1.1\r\n\r\n",
-        b"GET /a b HTTP/1.1\r\n\r\n",
-        b"\r\nGET / HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\nHost: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\nContent-Length: 5\r\n\r\n",
-        b"GET / HTTP/1.1\r\nContent-Length : 5\r\n\r\n",
-        b"GET / HTTP/1.1\r\nX: folded\r\n Content-Length: 5\r\n\r\n",
-        b"GET / HTTP/1.1\r\nX: nul\x00\r\n\r\n",
-        b"GET / HTTP/1.1\r\nUpgrade: h2c\r\n\r\n",
-        b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
-        b"POST / HTTP/1.1\r\nContent-Length: 5, 5\r\n\r\n",
-        b"POST / HTTP/1.1\r\nContent-Length: +5\r\n\r\n",
-        b"POST / HTTP/1.1\r\nContent-Length: 0x5\r\n\r\n",
-        b"POST / HTTP/1.1\r\nContent-Length: 1000000000000000\r\n\r\n",
-        b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-        b"POST / HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\n",
-    ],
-)
-def test_behind_a_head_that_is_not_plainly_framed_nothing_is_read(head: bytes) -> None:
-    reader = Requests()
-
-    passed = reader.feed(head + UPGRADE) + reader.feed(UPGRADE)
-
-    assert framing_of(head) == (Part.UNREAD, 0)
-    assert passed == head + UPGRADE + UPGRADE
-    assert reader.upgrade is None
-
-
-@pytest.mark.parametrize(
-    "chunk", [b"\r\n", b"-1\r\n", b"5\n", b"0x5\r\n", b"5 5\r\n", b"1" * 16 + b"\r\n", b"1;" + b"x" * 5000]
-)
-def test_behind_a_malformed_chunk_nothing_is_read(chunk: bytes) -> None:
-    reader = Requests()
-    wire = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk
-
-    passed = reader.feed(wire) + reader.feed(UPGRADE)
-
-    assert passed == wire + UPGRADE
-    assert reader.part is Part.UNREAD
-
-
-def test_behind_a_head_that_is_too_long_nothing_is_read() -> None:
-    reader = Requests()
-    wire = b"GET / HTTP/1.1\r\nX: " + b"x" * 40_000
-
-    passed = b"".join(reader.feed(wire[start : start + 1000]) for start in range(0, len(wire), 1000))
-
-    assert passed == wire
-    assert reader.feed(UPGRADE) == UPGRADE
-
 
 # -- the pipe ----------------------------------------------------------------------------------
 
@@ -429,7 +296,7 @@ async def test_a_client_that_does_not_read_holds_up_what_answers() -> None:
 @asyncio_only
 async def test_a_listener_that_does_not_read_holds_up_the_client() -> None:
     may_read = anyio.Event()
-    head = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % BODY
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % BODY
     sent, received = 0, 0
 
     async def read_late(client: RawClient) -> None:
@@ -551,19 +418,6 @@ async def test_when_the_other_side_is_back_so_are_its_answers() -> None:
 
 
 # -- the last requests -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("split", [False, True])
-def test_when_the_process_ends_every_head_says_that_its_request_is_the_last(split: bool) -> None:
-    reader = Requests()
-    assert reader.feed(GET) == GET
-    reader.closing = True
-
-    wire = post(b"a body")
-    passed = b"".join(reader.feed(bytes([one])) for one in wire) if split else reader.feed(wire)
-
-    assert passed == wire.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    assert reader.part is Part.HEAD
 
 
 @asyncio_only
@@ -788,3 +642,230 @@ async def test_a_page_behind_a_trusted_proxy_counts_for_its_client() -> None:
         statuses = [await ask(client) for client in ("198.51.100.7", "198.51.100.7", "198.51.100.8")]
 
         assert statuses == [200, 429, 200]
+
+
+# -- whose turn it is ----------------------------------------------------------------------------
+
+
+@asyncio_only
+@pytest.mark.parametrize("turn", [1, 50, 4096])
+async def test_what_comes_at_once_is_read_in_turns_and_in_order(
+    turn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisor.pipe.TURN", turn)
+    monkeypatch.setattr("supervisor.pipe.HIGH_WATER", 1000)
+    async with site(answer_gets) as there, dialed(there.port) as client:
+        await client.send_bytes(GET * 200 + UPGRADE + encode(BINARY, b"early"))
+
+        while client.wire.count(OK) < 200:
+            assert await client.receive()
+        client._read = len(OK) * 200
+        assert (await client.read_head())[0] == 101
+        assert (await client.frame()).payload == b"early"
+
+
+@asyncio_only
+async def test_an_end_behind_what_is_read_in_turns_comes_behind_all_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("supervisor.pipe.TURN", 10)
+    async with site(answer_gets) as there, dialed(there.port) as client:
+        await client.send_bytes(GET * 100)
+        client.finish()
+
+        assert await client.rest_of_bytes() == OK * 100
+
+
+@asyncio_only
+async def test_between_the_turns_of_one_connection_others_have_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("supervisor.pipe.TURN", 1)
+
+    async def swallow(client: RawClient) -> None:
+        await discard(client)
+
+    async with site(swallow) as there, dialed(there.port) as flood:
+        await flood.send_bytes(GET * 1500)
+
+        await until(lambda: [pipe for pipe in there.pipes.open if pipe._rest])
+
+
+# -- what is refused, and when -----------------------------------------------------------------
+
+MALFORMED = b"GET / HTTP/1.1\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+CHUNKED = b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@asyncio_only
+async def test_a_refusal_waits_for_the_answer_before_it_and_never_gets_into_the_middle_of_one() -> None:
+    half, rest = anyio.Event(), anyio.Event()
+
+    async def answer_in_halves(client: RawClient) -> None:
+        await client.receive()
+        await half.wait()
+        await client.send_bytes(OK[:-1])
+        await rest.wait()
+        await client.send_bytes(OK[-1:])
+
+    async with site(answer_in_halves) as there, dialed(there.port) as client:
+        await client.send_bytes(GET + MALFORMED)
+        await until(lambda: [pipe for pipe in there.pipes.open if pipe._state is PipeState.REFUSING])
+        half.set()
+        await read(client, OK[:-1])
+        rest.set()
+        received = await client.rest_of_bytes()
+
+    assert received.startswith(OK[-1:] + b"HTTP/1.1 400 ")
+
+
+@asyncio_only
+async def test_behind_an_answer_that_says_that_it_is_the_last_there_is_no_refusal() -> None:
+    last = OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+
+    async def answer_once(client: RawClient) -> None:
+        await client.receive()
+        await client.send_bytes(last)
+        await client.rest_of_bytes()  # Robyn goes on waiting when more was sent
+
+    async with site(answer_once) as there, dialed(there.port) as client:
+        await client.send_bytes(GET + CHUNKED + b"5\r\nhel")
+        await read(client, last)
+
+        assert await client.rest_of_bytes() == b""
+        assert client.over == "eof"
+
+
+@asyncio_only
+async def test_an_early_answer_to_what_turns_out_to_be_malformed_is_the_only_one() -> None:
+    early = b"HTTP/1.1 413 Too Much\r\nContent-Length: 0\r\n\r\n"
+
+    async def refuse(client: RawClient) -> None:
+        await client.receive()
+        await client.send_bytes(early)
+        await client.rest_of_bytes()
+
+    async with site(refuse) as there, dialed(there.port) as client:
+        await client.send_bytes(CHUNKED + b"5\r\nhel")
+        await read(client, early)
+        await client.send_bytes(b"loX")
+
+        assert await client.rest_of_bytes() == b""
+        assert client.over == "eof"
+
+
+@asyncio_only
+async def test_a_client_that_goes_in_the_middle_of_a_body_leaves_a_reset_and_no_end() -> None:
+    ends: list[str | None] = []
+
+    async def read_on(client: RawClient) -> None:
+        await client.rest_of_bytes()
+        ends.append(client.over)
+
+    async with site(read_on) as there:
+        for number, end in enumerate((RawClient.finish, RawClient.reset, RawClient.close), 1):
+            async with dialed(there.port) as client:
+                await client.send_bytes(CHUNKED + b"5\r\nhel")
+                await until(lambda: [pipe for pipe in there.pipes.open if pipe._requests.in_part])
+                end(client)
+            await until(partial(ends.__getitem__, slice(number - 1, number)))
+            await until(lambda: not there.pipes.open)
+
+    assert "eof" not in ends
+
+
+@asyncio_only
+async def test_an_upload_that_pauses_is_not_cut_when_the_process_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("supervisor.pipe.QUIET", 0.01)
+
+    async def answer_whole(client: RawClient) -> None:
+        while await client.receive():
+            if client.wire.endswith(b"0\r\n\r\n"):
+                await client.send_bytes(OK)
+
+    async with site(answer_whole) as there, dialed(there.port) as client:
+        await client.send_bytes(CHUNKED + b"5\r\nhel")
+        await until(lambda: [pipe for pipe in there.pipes.open if pipe._requests.in_part])
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(there.pipes.finish)
+            (pipe,) = there.pipes.open
+            for _ in range(3):
+                await until(lambda: pipe.quiet)
+                pipe.quiet = False
+            await client.send_bytes(b"lo\r\n0\r\n\r\n")
+
+            await read(client, OK)
+            client.finish()
+
+
+# -- who is slow ---------------------------------------------------------------------------------
+
+
+@asyncio_only
+async def test_a_client_that_takes_nothing_of_its_answer_is_dropped_and_one_that_takes_it_slowly_is_not() -> (
+    None
+):
+    async def send_long(client: RawClient) -> None:
+        await client.receive()
+        with suppress(ConnectionError):
+            await client.send_bytes(LONG)
+
+    policy = Policy(limits=Limits(send_stall=0.3))
+    async with site(send_long, policy) as there:
+        async with dialed(there.port) as stalled:
+            await stalled.send_bytes(GET)
+            await until(lambda: there.pipes.open)
+            await until(lambda: not there.pipes.open)
+        async with dialed(there.port) as slow:
+            await slow.send_bytes(GET)
+            while len(slow.wire) < len(LONG):
+                assert await slow.receive()
+                await anyio.sleep(0.001)
+
+
+@asyncio_only
+async def test_a_body_that_drips_is_refused_and_one_that_robyn_does_not_take_is_not() -> None:
+    may_read = anyio.Event()
+
+    async def read_late(client: RawClient) -> None:
+        await may_read.wait()
+        await discard(client)
+
+    policy = Policy(timeouts=Timeouts(assembly=0.2))
+    async with site(read_late, policy) as there:
+        async with dialed(there.port) as drips:
+            await drips.send_bytes(post(b"x" * 1000)[:-990])
+            await until(lambda: there.pipes.open)
+            while not drips.wire:
+                with suppress(ConnectionError):
+                    await drips.send_bytes(b"x")
+                with anyio.move_on_after(0.02):
+                    await drips.receive()
+            assert drips.wire.startswith(b"HTTP/1.1 408 ")
+        async with dialed(there.port) as held_up, anyio.create_task_group() as task_group:
+            task_group.start_soon(held_up.send_bytes, post(b"x" * (16 * MB)))
+            await until(lambda: [pipe for pipe in there.pipes.open if pipe._behind])
+            (pipe,) = [pipe for pipe in there.pipes.open if pipe._behind]
+            first = pipe._pace
+            await until(lambda: pipe._pace is not first)  # it was looked at
+            await until(lambda: pipe._pace is not first)
+            assert pipe._state is PipeState.OPEN
+            may_read.set()
+
+
+@asyncio_only
+async def test_a_head_has_its_time_as_a_whole() -> None:
+    policy = Policy(timeouts=Timeouts(handshake=0.2))
+    async with site(answer_gets, policy) as there, dialed(there.port) as client:
+        await client.send_bytes(GET)
+        await read(client, OK)
+        while there.pipes.open and len(client.wire) == len(OK):
+            with suppress(ConnectionError):
+                await client.send_bytes(b"G")
+            with anyio.move_on_after(0.02):
+                await client.receive()
+
+        assert client.wire.startswith(OK + b"HTTP/1.1 408 ")
