@@ -33,6 +33,7 @@ from actors.messages import CloseReport, ExitReason
 from actors.monitors import Monitors
 from actors.ref import ActorRef, Asked
 from actors.runtime import Runtime
+from actors.tracebacks import forget_frames
 from actors.wakeup import Waiter
 
 TURN = 32
@@ -368,6 +369,7 @@ class Cell:
         if self.harmless(error):
             return
         reaction = Reaction.STOP if self._options.on_crash is None else self._options.on_crash(self, error)
+        forget_frames(error)  # monitors and refs keep it
         if self.error is not None or self._crash is not None:
             return
         if reaction is Reaction.RESTART and self.goes_on and self.restartable:
@@ -540,7 +542,7 @@ class Cell:
     def put_told(self, told: Told) -> None:
         """Put a told or asked message into the data lane; raises ``MailboxFull``."""
         admission, overflow = self.mailbox.put_told(told), self._options.overflow
-        if admission is Admission.FULL and overflow is Overflow.DROP_OLD:
+        if admission is Admission.FULL and overflow is Overflow.DROP_OLD and self.mailbox.could_hold(told):
             while admission is Admission.FULL and (oldest := self.mailbox.drop_oldest_told()) is not None:
                 self.dead_letter(oldest, "overflow")
                 admission = self.mailbox.put_told(told)
@@ -549,7 +551,12 @@ class Cell:
         elif admission is Admission.SHUT:
             self.dead_letter(told, "stopped")
         elif overflow is Overflow.RAISE:
-            raise MailboxFull(f"{self.ref!r}: the mailbox holds {self.mailbox.told_messages} told messages")
+            raise MailboxFull(
+                f"{self.ref!r}: the mailbox holds {self.mailbox.told_messages} told messages"
+                if self.mailbox.could_hold(told)
+                else f"{self.ref!r}: the message is larger than what the mailbox may hold, "
+                f"{self.mailbox.bounds.told_bytes} bytes"
+            )
         else:
             self.dead_letter(told, "overflow")
             if overflow is Overflow.CLOSE:

@@ -196,6 +196,7 @@ class ConnectionCell(Cell):
         assert actor is not None, "a cell without an actor has no loop"
         websocket, transport = self.websocket, self.websocket.transport
         left, half = TURN, mailbox.half
+        data: Any
         message: Any
         result: Any
         while not hook.interrupted:
@@ -217,14 +218,15 @@ class ConnectionCell(Cell):
             elif mailbox.data:
                 message = mailbox.data.popleft()
             else:
-                message = result = None  # who waits holds no message of a megabyte
+                data = message = result = None  # who waits holds no message of a megabyte
                 await self._parker.park()
                 left = TURN
                 continue
             if self._paused and len(mailbox.data) - mailbox.told_messages <= half and mailbox.may_resume:
                 self._paused = False
                 self._apply_reading()
-            if not self._raw and (message := self._decode(message)) is _REFUSED:
+            data = message
+            if not self._raw and (message := self._decode(data)) is _REFUSED:
                 continue
             hook.since = websocket.last_message if transport.gathering else clock()
             try:
@@ -233,7 +235,7 @@ class ConnectionCell(Cell):
                     await result
             except BaseException as error:
                 if not self.harmless(error):
-                    self.dead_letter(message, "crashed")
+                    self.dead_letter(data, "crashed")
                 self.hook_failed(error)
             finally:
                 hook.since = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import anyio
 
 from actors.errors import ActorMisuse, ActorStopped, ResourceLost
-from actors.mailbox import Marker, size_of
+from actors.mailbox import Marker
 from actors.timers import Timer
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class FiredTimer(Marker):
     __slots__ = ("cancelled", "due", "interval", "key", "timer")
 
     def __init__(self, message: Any, key: Hashable, interval: float | None, due: float) -> None:
-        super().__init__(message, size_of(message))
+        super().__init__(message)  # without a size: it cannot make room for others
         self.key = key
         self.interval = interval
         self.due = due

@@ -10,8 +10,9 @@ import anyio
 from actors import monitors
 from actors.codes import CloseCode
 from actors.errors import ActorError, ActorMisuse, ActorStopped, AskTimeout
-from actors.mailbox import Told, size_of
+from actors.mailbox import Told
 from actors.messages import Close, CloseReport
+from actors.sizes import size_of
 from actors.wakeup import Waiter
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ class Asked(Told):
 
     __slots__ = ("_waiter", "answer", "error", "over")
 
-    def __init__(self, message: Any) -> None:
-        super().__init__(message, size_of(message))
+    def __init__(self, message: Any, size: int = 0) -> None:
+        super().__init__(message, size)
         self._waiter = Waiter()
         self.answer: Any = None
         self.error: ActorError | None = None
@@ -99,7 +100,7 @@ class ActorRef:
         thread than the actor's, where the outcome is not awaited, it becomes a dead letter then.
         """
         cell = self._cell
-        told = Told(message, size_of(message))
+        told = Told(message, size_of(message, cell.mailbox.bounds.told_bytes))
         if cell.runtime.in_thread:
             cell.put_told(told)
         elif not cell.runtime.call(cell.put_told_or_drop, told):
@@ -115,7 +116,7 @@ class ActorRef:
         cell = self._cell
         if cell.runtime.in_thread and cell.is_own_task(cell.runtime.backend.current_task()):
             raise ActorMisuse("an actor that asks itself waits for ever: call the method, or tell")
-        asked = Asked(message)
+        asked = Asked(message, size_of(message, cell.mailbox.bounds.told_bytes))
         if cell.runtime.in_thread:
             cell.put_told(asked)
         elif not cell.runtime.call(cell.put_told_or_drop, asked):

@@ -8,8 +8,9 @@ from actors.cell import Cell
 from actors.codecs import Codec
 from actors.connection_cell import ConnectionCell
 from actors.errors import MailboxFull
-from actors.mailbox import Told, size_of
+from actors.mailbox import Told
 from actors.runtime import Runtime
+from actors.sizes import size_of
 from actors.transports.websocket import frame_of
 
 
@@ -111,7 +112,7 @@ class Topics:
             for cell in cells:
                 cell.publish_frame(frame, now)
         for service in services:
-            told = Told(message, size_of(message))
+            told = Told(message, size_of(message, service.mailbox.bounds.told_bytes))
             try:
                 service.put_told(told)
             except MailboxFull:

@@ -293,18 +293,40 @@ async def test_drop_old_keeps_what_came_last() -> None:
     async with busy(bounds=FULL, overflow=Overflow.DROP_OLD) as actor:
         for number in "1234":
             actor.ref.tell(number)
-        actor.ref.tell("x" * 11)  # fits not even alone
-        await actor.finished()
-
-        assert actor.seen == []
-        assert [message for message, _ in actor.dead_letters] == ["1", "2", "3", "4", "x" * 11]
-
-    async with busy(bounds=FULL, overflow=Overflow.DROP_OLD) as actor:
-        for number in "1234":
-            actor.ref.tell(number)
         await actor.finished()
 
         assert actor.seen == ["3", "4"]
+
+
+@pytest.mark.parametrize("large", ["x" * 11, [[], []], {"a": "x"}])
+async def test_drop_old_drops_nothing_for_a_message_that_fits_not_even_alone(large: object) -> None:
+    async with busy(bounds=FULL, overflow=Overflow.DROP_OLD) as actor:
+        actor.ref.tell("1")
+        actor.ref.tell("2")
+        actor.ref.tell(large)
+        await actor.finished()
+
+        assert actor.seen == ["1", "2"]
+        assert actor.dead_letters == [(large, "overflow")]
+
+
+async def test_a_message_larger_than_the_mailbox_is_refused_as_such() -> None:
+    async with busy(bounds=FULL) as actor:
+        with pytest.raises(MailboxFull, match="larger than what the mailbox may hold, 10 bytes"):
+            actor.ref.tell(["x" * 3])
+        with pytest.raises(MailboxFull, match="larger than what the mailbox may hold"):
+            await actor.ref.ask({"key": 1})
+        await actor.finished()
+
+
+async def test_what_a_codec_made_of_a_message_counts_towards_the_bound_in_bytes() -> None:
+    async with busy(bounds=Bounds(told_messages=100, told_bytes=100), overflow=Overflow.DROP_NEW) as actor:
+        for _ in range(3):
+            actor.ref.tell([[] for _ in range(6)])
+        await actor.finished()
+
+        assert actor.seen == [[[]] * 6] * 2
+        assert len(actor.dead_letters) == 1
 
 
 async def test_close_ends_the_connection_with_1013() -> None:
