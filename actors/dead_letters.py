@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import final
 
-from actors.repeats import Repeats
+from actors.repeats import Repeats, log_error
 from actors.sizes import is_small
 
 logger = logging.getLogger("actors")
@@ -102,8 +102,8 @@ class DeadLetters:
         for callback in subscribers:
             try:
                 callback(letter)
-            except BaseException:  # also SystemExit: it would end the teardown that tells it
-                logger.exception("the subscriber %r of dead letters failed", callback)
+            except BaseException as error:  # also SystemExit: it would end the teardown that tells it
+                log_error(logger, error, "letters", "the subscriber %r of dead letters failed", callback)
 
     def _log(self, letter: DeadLetter, left_out: int) -> None:
         kind = type(letter.message).__qualname__

@@ -17,6 +17,7 @@ import anyio
 
 from actors.errors import ActorMisuse, ActorStopped, ResourceLost
 from actors.mailbox import Marker
+from actors.repeats import log_error
 from actors.timers import Timer
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class Incarnation:
             lost.__cause__ = resource.error
             self._cell.task_failed(lost)
         elif resource.error is not None:
-            logger.error("leaving %s failed", resource.name, exc_info=resource.error)
+            log_error(logger, resource.error, self._cell.kind, "leaving %s failed", resource.name)
 
     def _forget(self, resource: _Resource) -> None:
         if resource in self._resources:

@@ -7,11 +7,14 @@ until another one has been silent for five minutes.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Hashable
 from typing import final
+
+from actors.tracebacks import place_of
 
 LOGGED_AT_ONCE = 10
 LOG_INTERVAL = 300.0
@@ -73,6 +76,20 @@ class Repeats:
         return self._kinds.setdefault(kind, _Kind())
 
 
-def others(left_out: int | None) -> str:
+def others(left_out: int) -> str:
     """What a line says of those that were left out."""
     return f"; {left_out} like it before were not logged" if left_out else ""
+
+
+repeats = Repeats()
+"""Those of this process."""
+
+
+def log_error(logger: logging.Logger, error: BaseException, kind: str, text: str, *args: object) -> None:
+    """Log ``text % args`` with the traceback of ``error``, if that is due.
+
+    Errors of one type that were raised at one place are alike, among those of one ``kind``.
+    """
+    left_out = repeats.due((kind, type(error).__qualname__, place_of(error)))
+    if left_out is not None:
+        logger.error(text + "%s", *args, others(left_out), exc_info=error)

@@ -20,6 +20,7 @@ from anyio.lowlevel import current_token
 from sniffio import current_async_library_cvar
 
 from actors.dead_letters import DeadLetters
+from actors.repeats import log_error
 from actors.timers import Timers
 from actors.wakeup import AsyncioBackend, Parker, current_backend
 
@@ -164,11 +165,11 @@ class Runtime:
     def failed(self, error: BaseException) -> None:
         """Log what would get out of a task; raises it when it is the cancellation of all of them."""
         if not isinstance(error, self.cancelled):
-            logger.error("a task of the runtime failed", exc_info=error)
+            log_error(logger, error, "task", "a task of the runtime failed")
         elif self.ending:
             raise error
         else:
-            logger.error("a task was cancelled by something that does not own it", exc_info=error)
+            log_error(logger, error, "task", "a task was cancelled by something that does not own it")
 
     @property
     def in_thread(self) -> bool:
@@ -193,8 +194,8 @@ class Runtime:
     def _contain_call(self, function: Callable[..., object], args: tuple[object, ...]) -> None:
         try:
             function(*args)
-        except BaseException:  # nobody is there to get it, and trio would end the whole program
-            logger.exception("a call from another thread failed")
+        except BaseException as error:  # nobody is there to get it, and trio would end the whole program
+            log_error(logger, error, "call", "a call from another thread failed")
 
     async def wait(self, parker: Parker, done: Callable[[], bool], timeout: float | None) -> bool:
         """Wait at ``parker`` until ``done()``, at most ``timeout`` seconds; tell whether it is done."""

@@ -28,8 +28,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, final
 
+from actors.repeats import others, repeats
 from actors.transports.asyncio import AsyncioTransport
-from supervisor.channel import MOST, Channel, Word, connect
+from supervisor.channel import MOST, ROOM, Channel, Word, connect
 from supervisor.policies import Backoff
 from supervisor.restarts import BackoffClock
 
@@ -145,10 +146,15 @@ class Pump:
                 self.last_answers()
         elif word is Word.PART:
             self._request += data
+            if len(self._request) > ROOM:
+                logger.error("the pump sends a request without an end")
+                self._ended()
         elif word is Word.UPGRADE:
             request, self._request = self._request + data, b""
             if sent is None:
-                logger.error("the process has no descriptor left for a connection, which is lost")
+                if (left_out := repeats.due("no descriptor")) is not None:
+                    text = "the process has no descriptor left for a connection, which is lost%s"
+                    logger.error(text, others(left_out))
             else:
                 self._server.runtime.spawn(self._serve, sent, request, name="connection")
         elif word is Word.ENDED:

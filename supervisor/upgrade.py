@@ -19,6 +19,7 @@ import anyio
 from actors import ConnectionActor, Refusal
 from actors.codecs import Codec, choose_codec
 from actors.connection_cell import ConnectionCell
+from actors.repeats import log_error
 from actors.transports.opening import Handshake, HandshakeRefused, Opening, wants_websocket
 from actors.transports.transport import Transport
 from actors.transports.websocket import WebSocket
@@ -115,7 +116,7 @@ class Upgrade(Opening):
             if self._scope.cancelled_caught:
                 return
         except BaseException as error:
-            logger.exception("%s.on_upgrade failed", actor.__name__, exc_info=error)
+            log_error(logger, error, actor.__qualname__, "%s.on_upgrade failed", actor.__name__)
             answer = Refusal(500)
         if self._left:
             return

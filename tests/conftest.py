@@ -12,6 +12,8 @@ import os
 
 import pytest
 
+from actors.repeats import repeats
+
 collect_ignore = ["benchmarks"]
 
 EVERY_RUNTIME = [
@@ -23,6 +25,11 @@ EVERY_RUNTIME = [
     ),
     "trio",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _every_line_is_new() -> None:
+    repeats.forget()
 
 
 @pytest.fixture(scope="module", params=["asyncio", "trio"])

@@ -3,7 +3,8 @@
 ``counted``: loopback is not exempt from what admission allows one address, as no address elsewhere is.
 
 ``/`` echoes; ``/news`` publishes what it gets to all who are there; ``/unlimited`` echoes without a
-limit of control frames; ``/rooms`` wants JSON objects with a "room" and crashes at others.  It logs as a server does, to nowhere.
+limit of control frames; ``/rooms`` wants JSON objects with a "room" and crashes at others.  It logs as
+a server does, to nowhere.
 """
 
 from __future__ import annotations
