@@ -12,6 +12,7 @@ The rules of this file:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -25,16 +26,19 @@ from anyio.lowlevel import checkpoint
 
 from actors import monitors
 from actors.actor import Actor
-from actors.errors import ActorStopped, HandlerTimeout, MailboxFull
+from actors.errors import ActorStopped, HandlerTimeout, MailboxFull, leaves_of
 from actors.hook import RunningHook
 from actors.incarnation import ABANDON_AFTER, FiredTimer, Incarnation
 from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Admission, Bounds, Mailbox, Marker, Overflow, Told
 from actors.messages import CloseReport, ExitReason
 from actors.monitors import Monitors
 from actors.ref import ActorRef, Asked
+from actors.repeats import log_error
 from actors.runtime import Runtime
 from actors.tracebacks import forget_frames
 from actors.wakeup import Waiter
+
+logger = logging.getLogger("actors")
 
 TURN = 32
 """Messages that an actor handles before the others get their turn, if no hook waits for anything."""
@@ -177,6 +181,10 @@ class Cell:
         """Whether the actor has ended and is torn down."""
         return self.state is STOPPED
 
+    def lives_in(self, incarnation: Incarnation) -> bool:
+        """Whether ``incarnation`` is not one of the lives that are over."""
+        return self._incarnation is incarnation
+
     def is_own_task(self, task: object) -> bool:
         """Whether ``task`` runs the actor's hooks, or belongs to its incarnation."""
         if task is None:
@@ -230,7 +238,7 @@ class Cell:
         self._restarting = error is not None
         try:
             actor = self._make()
-            actor._cell = self
+            actor._cell, actor._former_cell = self, None
             self.actor = actor
             self.kind = type(actor).__qualname__
         except BaseException as raised:
@@ -288,6 +296,8 @@ class Cell:
         self.leaks += await self.incarnation.end_tasks(self._options.teardown)
         await self._run_hook_of_end()
         self.leaks += await self.incarnation.release(self._options.teardown)
+        if self.actor is not None:
+            self.actor._cell, self.actor._former_cell = None, self
         delay = 0.0 if self._options.restart_delay is None else self._options.restart_delay(self)
         await self.runtime.wait(self._parker, lambda: not self.restartable, delay)
         if not self.restartable:
@@ -363,6 +373,13 @@ class Cell:
         self.crash(error)
         if self._crash is error:
             self.kill(error)  # the running hook belongs to the incarnation that is over
+
+    def failed_late(self, error: BaseException, name: str) -> None:
+        """``name``, of a life that is over and had left it behind, raised ``error``: nobody crashes of it."""
+        if self.runtime.ending and isinstance(error, self.runtime.cancelled):
+            raise error
+        if not self.harmless(error):
+            log_error(logger, error, self.kind, "%s, left behind by an earlier life, failed", name)
 
     def crash(self, error: BaseException) -> None:
         """Do about ``error`` what whoever made the cell decides; while the actor ends, only tell."""
@@ -481,7 +498,10 @@ class Cell:
                     if type(result) is CoroutineType:
                         await result
             except BaseException as error:
-                self.crash(error)
+                if self._last_hook is scope:
+                    self.crash(error)
+                else:
+                    self.failed_late(error, f"{hook.__name__} of {self.kind}")
             finally:
                 hook_ended = True
                 parker.wake()
@@ -594,6 +614,4 @@ def reason_of(error: BaseException) -> ExitReason:
 
 def _is_cancellation(error: BaseException, cancelled: type[BaseException]) -> bool:
     """Whether ``error`` is a cancellation, or a group with one in it."""
-    if isinstance(error, BaseExceptionGroup):
-        return any(_is_cancellation(inner, cancelled) for inner in error.exceptions)
-    return isinstance(error, cancelled)
+    return any(isinstance(leaf, cancelled) for leaf in leaves_of(error))

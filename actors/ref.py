@@ -12,6 +12,7 @@ from actors.codes import CloseCode
 from actors.errors import ActorError, ActorMisuse, ActorStopped, AskTimeout
 from actors.mailbox import Told
 from actors.messages import Close, CloseReport
+from actors.seconds import check_seconds
 from actors.sizes import size_of
 from actors.wakeup import Waiter
 
@@ -111,8 +112,10 @@ class ActorRef:
 
         Raises ``ActorStopped`` at once when the actor has ended, is closing or crashes before it
         answers, ``AskTimeout`` when the time is over (a later answer is dropped),
-        ``MailboxFull`` as ``tell`` does, and ``ActorMisuse`` when an actor asks itself.
+        ``MailboxFull`` as ``tell`` does, ``ActorMisuse`` when an actor asks itself, and ``TypeError`` or
+        ``ValueError`` for a ``timeout`` that is none, before anything is put.
         """
+        check_seconds("timeout", timeout, zero=True)
         cell = self._cell
         if cell.runtime.in_thread and cell.is_own_task(cell.runtime.backend.current_task()):
             raise ActorMisuse("an actor that asks itself waits for ever: call the method, or tell")

@@ -101,12 +101,12 @@ class Runtime:
     __slots__ = (
         "_task_group",
         "_tasks",
-        "_thread",
         "backend",
         "cancelled",
         "clock",
         "dead_letters",
         "names",
+        "thread",
         "timers",
         "topics",
     )
@@ -126,7 +126,8 @@ class Runtime:
         self.names: Mapping[str, ActorRef] | None = None
         self._task_group = task_group
         self._tasks = AsyncioTasks(self.backend.loop) if isinstance(self.backend, AsyncioBackend) else None
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
+        """The event loop's."""
 
     def spawn(self, function: Callable[..., Awaitable[object]], *args: object, name: str) -> None:
         """Start a task that lets nothing out: ``function`` handles its own errors.
@@ -174,7 +175,7 @@ class Runtime:
     @property
     def in_thread(self) -> bool:
         """Whether the caller is on the event loop's thread."""
-        return threading.get_ident() == self._thread
+        return threading.get_ident() == self.thread
 
     def call(self, function: Callable[..., object], *args: Any) -> bool:
         """Run ``function`` on the event loop's thread: now when this is it, else soon.
@@ -182,7 +183,7 @@ class Runtime:
         Gives ``False`` when the event loop has ended and the function will never run.  What it raises
         reaches the caller on this thread, and from another one only the log.
         """
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self.thread:
             function(*args)
             return True
         try:

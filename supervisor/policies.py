@@ -18,19 +18,12 @@ from enum import Enum, auto
 from typing import Any, NamedTuple, final
 
 from actors import ExitReason, Overflow
+from actors.seconds import check_seconds as check_seconds  # for every option, here and elsewhere
 
 LIFETIME_JITTER = 0.1
 """How far the lifetimes of connections are spread: plus or minus this part of them."""
 _MOST = sys.float_info.max
 _LEAST_OVER_ZERO = math.ulp(0.0)
-
-
-def check_seconds(option: str, value: float | None, *, zero: bool = False, off: bool = True) -> None:
-    """Check finite seconds over 0; ``zero`` allows 0 too, ``off`` allows ``None``."""
-    if zero:
-        _check(option, value, "seconds, zero or more", 0, off=off)
-    else:
-        _check(option, value, "seconds, more than zero", _LEAST_OVER_ZERO, off=off)
 
 
 def check_rate(option: str, value: float | None) -> None:

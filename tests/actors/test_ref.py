@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -528,3 +529,33 @@ async def test_monitors_are_told_of_a_restart_and_stay() -> None:
         await settled()
 
     assert seen == [Restarted(target, 2, error), Down(target, ExitReason.SHUTDOWN)]
+
+
+@pytest.mark.parametrize("timeout", ["5", True, -1, math.nan, math.inf, [], 10**400])
+async def test_an_ask_with_a_timeout_that_is_none_raises_before_anything_is_sent(timeout: Any) -> None:
+    seen: list[Any] = []
+
+    async with started(Keeper, seen) as ref:
+        with pytest.raises((TypeError, ValueError), match="timeout: seconds, zero or more, or None"):
+            await ref.ask("never", timeout=timeout)
+        assert await ref.ask("then", timeout=None) == "answer to then"
+
+    assert seen == ["then"]
+
+
+@pytest.mark.parametrize("delay", ["5", True, None, math.nan, math.inf, -1])
+async def test_a_timer_with_a_delay_that_is_none_raises_and_leaves_the_one_with_its_key(delay: Any) -> None:
+    clock = ManualClock()
+
+    async with connected(Socket, clock=clock) as client:
+        actor = client.actor
+        actor.after(1, lambda actor: actor.close(4000), key="k")
+        with pytest.raises((TypeError, ValueError), match="delay: seconds, zero or more"):
+            actor.after(delay, "never", key="k")
+        with pytest.raises((TypeError, ValueError), match="interval: seconds, more than zero"):
+            actor.every(delay, "never", key="k")
+        with pytest.raises(ValueError, match="interval: seconds, more than zero, not 0"):
+            actor.every(0, "never", key="k")
+        await clock.advance(2)
+
+        assert (await client.closed()).code == 4000
