@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from actors.errors import ActorMisuse, ActorStopped
+from actors.misuse import check_class
 from actors.seconds import check_seconds
 
 if TYPE_CHECKING:
@@ -22,8 +23,10 @@ class Actor:
 
     Hooks may be plain or async functions.  They run one at a time, in the actor's own task, on the
     thread of the event loop; what a hook raises ends this actor alone (its supervisor decides what
-    follows).  ``self.id``, ``self.ref`` and the methods below work from ``on_start`` on, and not yet
-    in ``__init__``.
+    follows), and what can be awaited of what it returns is awaited.  A class with a method that looks
+    like a hook and would never run (``on_mesage``, a generator) raises ``TypeError`` when it is made.
+    ``self.id``, ``self.ref`` and the methods below work from ``on_start`` on, and not yet in
+    ``__init__``.
 
     After a restart the earlier instance's life is over: ``spawn``, ``enter``, ``after``, ``every``,
     ``join``, ``leave`` and ``send`` on it raise ``ActorStopped``, since they would reach the life that
@@ -33,6 +36,10 @@ class Actor:
     _cell: Cell | None = None
     _former_cell: Cell | None = None
     """That of an instance in whose place another one lives."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_class(cls, connection=hasattr(cls, "on_upgrade"))
 
     # -- hooks ---------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from actors.hook import RunningHook
 from actors.incarnation import ABANDON_AFTER, FiredTimer, Incarnation
 from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Admission, Bounds, Mailbox, Marker, Overflow, Told
 from actors.messages import CloseReport, ExitReason
+from actors.misuse import take, taken
 from actors.monitors import Monitors
 from actors.ref import ActorRef, Asked
 from actors.repeats import log_error
@@ -327,6 +328,8 @@ class Cell:
             answer = actor.on_info(message.message)
             if type(answer) is CoroutineType:
                 answer = await answer
+            elif answer is not None:
+                answer = await taken(answer)
         except BaseException as error:
             if not self.harmless(error):
                 self.dead_letter(message, "crashed")
@@ -344,7 +347,9 @@ class Cell:
         try:
             result = hook(*args)
             if type(result) is CoroutineType:
-                await result
+                result = await result
+            if result is not None:
+                await take(self.actor, hook.__name__, result)
         except BaseException as error:
             self.hook_failed(error)
         finally:
@@ -496,7 +501,9 @@ class Cell:
                 with scope:
                     result = hook(*args)
                     if type(result) is CoroutineType:
-                        await result
+                        result = await result
+                    if result is not None:
+                        await take(self.actor, hook.__name__, result)
             except BaseException as error:
                 if self._last_hook is scope:
                     self.crash(error)

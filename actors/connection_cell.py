@@ -27,6 +27,7 @@ from actors.connection import ConnectionActor
 from actors.errors import ActorMisuse, ActorStopped, ConnectionClosing, PayloadRefused, leaves_of
 from actors.mailbox import Marker
 from actors.messages import Close, CloseReport, ExitReason, Initiator
+from actors.misuse import take
 from actors.rates import InboundRate
 from actors.ref import Closing
 from actors.request import Request
@@ -233,7 +234,9 @@ class ConnectionCell(Cell):
             try:
                 result = actor.on_message(message)
                 if type(result) is CoroutineType:
-                    await result
+                    result = await result
+                if result is not None:
+                    await take(actor, "on_message", result)
             except BaseException as error:
                 if not self.harmless(error):
                     self.dead_letter(data, "crashed")

@@ -19,6 +19,7 @@ import anyio
 from actors import ConnectionActor, Refusal
 from actors.codecs import Codec, choose_codec
 from actors.connection_cell import ConnectionCell
+from actors.misuse import taken
 from actors.repeats import log_error
 from actors.transports.opening import Handshake, HandshakeRefused, Opening, wants_websocket
 from actors.transports.transport import Transport
@@ -111,6 +112,8 @@ class Upgrade(Opening):
                 answer: Any = actor.on_upgrade(handshake.request)
                 if type(answer) is CoroutineType:
                     answer = await answer
+                elif answer is not None:
+                    answer = await taken(answer)
                 if answer is not None and not isinstance(answer, Refusal):
                     raise TypeError(f"on_upgrade returns None or a Refusal, not {answer!r}")
             if self._scope.cancelled_caught:
