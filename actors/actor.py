@@ -120,7 +120,8 @@ class Actor:
         """Get what is published to ``topic``: a connection sends it to its peer, a service in ``on_info``.
 
         The membership ends with the actor, whatever ended it, and lives through its restarts.  From any
-        thread, like ``leave`` and ``publish``.
+        thread, like ``leave`` and ``publish``.  Raises ``ValueError`` for a name of more than 1024
+        characters, and ``ActorMisuse`` past ``Limits(topics=)``, which another thread finds in the log.
         """
         self._topics.join(topic, self._own_cell)
 

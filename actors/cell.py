@@ -77,6 +77,8 @@ class CellOptions:
     overflow: Overflow = Overflow.RAISE
     teardown: float | None = 5.0
     """Seconds that a running hook, and each step of the teardown, may take; ``None``: any time."""
+    topics: int | None = None
+    """How many topics the actor may join; ``None``: any number."""
     on_crash: Callable[[Cell, BaseException], Reaction] | None = None
     """Says what is done about a crash; without it the actor ends."""
     restart_delay: Callable[[Cell], float] | None = None
@@ -176,6 +178,11 @@ class Cell:
     def report(self) -> CloseReport | None:
         """How a connection ended; ``None`` before that, and for a service."""
         return None
+
+    @property
+    def most_topics(self) -> int | None:
+        """How many topics the actor may join; ``None``: any number."""
+        return self._options.topics
 
     @property
     def stopped(self) -> bool:
@@ -349,7 +356,7 @@ class Cell:
             if type(result) is CoroutineType:
                 result = await result
             if result is not None:
-                await take(self.actor, hook.__name__, result)
+                await take(self.actor, _name_of(hook), result)
         except BaseException as error:
             self.hook_failed(error)
         finally:
@@ -503,20 +510,20 @@ class Cell:
                     if type(result) is CoroutineType:
                         result = await result
                     if result is not None:
-                        await take(self.actor, hook.__name__, result)
+                        await take(self.actor, _name_of(hook), result)
             except BaseException as error:
                 if self._last_hook is scope:
                     self.crash(error)
                 else:
-                    self.failed_late(error, f"{hook.__name__} of {self.kind}")
+                    self.failed_late(error, f"{_name_of(hook)} of {self.kind}")
             finally:
                 hook_ended = True
                 parker.wake()
 
-        self.runtime.spawn(run, name=f"{hook.__name__} of {self.id}")
+        self.runtime.spawn(run, name=f"{_name_of(hook)} of {self.id}")
         if not await self.runtime.wait(parker, lambda: hook_ended, self._options.teardown):
             scope.cancel()
-            self.leaks += (f"{hook.__name__} of {self.kind}",)
+            self.leaks += (f"{_name_of(hook)} of {self.kind}",)
             await self.runtime.wait(parker, lambda: hook_ended, ABANDON_AFTER)
         self._last_hook = None
         self.hook.task = None
@@ -617,6 +624,10 @@ class Cell:
 def reason_of(error: BaseException) -> ExitReason:
     """The exit reason of an actor that crashed with ``error``."""
     return ExitReason.HANDLER_TIMEOUT if isinstance(error, HandlerTimeout) else ExitReason.CRASH
+
+
+def _name_of(hook: Callable[..., Any]) -> str:
+    return getattr(hook, "__name__", "a hook")  # a partialmethod has none
 
 
 def _is_cancellation(error: BaseException, cancelled: type[BaseException]) -> bool:

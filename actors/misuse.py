@@ -47,7 +47,7 @@ def check_class(actor: type, *, connection: bool) -> None:
 
 
 def _check_hook(name: str, where: str, value: object, function: object) -> None:
-    if not callable(function):
+    if not callable(function) and not hasattr(function, "__get__"):  # a partialmethod, say
         raise TypeError(f"{where} is a hook: a plain or async function, not {value!r}")
     if isgeneratorfunction(function) or isasyncgenfunction(function):
         raise TypeError(

@@ -121,7 +121,7 @@ class Limits:
     ``max_message``: bytes of one message, then 1009.  ``inbound_messages``, ``inbound_bytes``: what
     waits in the mailbox before reading pauses.  ``mailbox_messages``, ``mailbox_bytes``: told
     messages, then the overflow rule.  ``send_high_water``: bytes queued for the peer before ``send``
-    waits.
+    waits.  ``topics``: how many a connection may join, then ``join`` raises ``ActorMisuse``.
     """
 
     max_message: int | None = 1024 * 1024
@@ -138,9 +138,10 @@ class Limits:
     message_rate: float | None = None
     message_burst: int = 200
     compression: bool = False
+    topics: int | None = 1024
 
     def __post_init__(self) -> None:
-        for option in ("max_message", "max_fragments", "send_limit"):
+        for option in ("max_message", "max_fragments", "send_limit", "topics"):
             check_count(option, getattr(self, option))
         for option in (
             "inbound_messages",

@@ -284,6 +284,8 @@ class RobynSockets:
         if ready_path is not None and not ready_path.startswith("/"):
             raise ValueError(f"ready_path: a path begins with '/', {ready_path!r} does not")
         self._add_routes_of_routers()
+        if drain is not None:
+            self.server.check_notice(drain.notice)
         host, port = os.environ.get("ROBYN_HOST", host), _port_of_environment(port)
         parent = Parent.of_this_process()
         if parent is None and count > 1:

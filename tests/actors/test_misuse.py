@@ -278,3 +278,23 @@ async def test_the_values_of_the_hooks_of_a_service_are_said_once(caplog: pytest
     where = Service.__qualname__
     found = [line.partition(", and")[0] for line in lines(caplog)]
     assert found == [f"{where}.on_start returned a object", f"{where}.on_stop returned a str"]
+
+
+async def test_a_hook_may_be_a_partial_method(caplog: pytest.LogCaptureFixture) -> None:
+    class Partial(ConnectionActor):
+        journal: list[Any]
+
+        def note(self, what: str, *args: Any) -> None:
+            self.journal.append(what)
+
+        on_message = functools.partialmethod(note, "message")  # type: ignore[assignment]  # what is tested
+        on_close = functools.partialmethod(note, "close")  # type: ignore[assignment]  # as above
+
+    Partial.journal = []
+    async with connected(Partial) as client:
+        await client.send("go")
+        await settled()
+        await client.close()
+
+    assert Partial.journal == ["message", "close"]
+    assert lines(caplog) == []

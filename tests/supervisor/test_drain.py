@@ -243,6 +243,16 @@ class Json(Echo):
     codec = "json"
 
 
+async def test_a_notice_that_no_frame_can_carry_is_an_error_and_no_connection_hangs() -> None:
+    async with serving(Echo) as (server, witness), raw_client(server) as client:
+        with pytest.raises(ValueError, match="codec 'raw' cannot send this str"):
+            await server.drain(notice="\ud800")
+        assert not witness.of(DrainStarted)
+
+        await client.send("still there?")
+        assert (await client.frame()).text == "still there?"
+
+
 @pytest.mark.parametrize("notice", ["\ud800", {"going": "down"}, {1}, float("nan")])
 async def test_a_notice_that_one_of_the_codecs_cannot_encode_is_an_error_before_anything_closes(
     notice: object,

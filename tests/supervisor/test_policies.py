@@ -47,6 +47,7 @@ COUNTS: dict[type[Any], list[str]] = {
         "send_limit",
         "control_burst",
         "message_burst",
+        "topics",
     ],
     RestartLimit: ["count"],
     Admission: ["max_connections", "per_address", "handshakes_per_minute", "breaker"],
@@ -59,7 +60,15 @@ OTHERS: dict[type[Any], list[str]] = {
 }
 SWITCHED_OFF_WITH_NONE = {
     Timeouts: {field.name for field in fields(Timeouts)},
-    Limits: {"max_message", "max_fragments", "send_limit", "send_stall", "control_rate", "message_rate"},
+    Limits: {
+        "max_message",
+        "max_fragments",
+        "send_limit",
+        "send_stall",
+        "control_rate",
+        "message_rate",
+        "topics",
+    },
     Admission: {"max_connections", "per_address", "handshakes_per_minute", "breaker"},
 }
 
