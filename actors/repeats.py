@@ -90,6 +90,8 @@ def log_error(logger: logging.Logger, error: BaseException, kind: str, text: str
 
     Errors of one type that were raised at one place are alike, among those of one ``kind``.
     """
+    if not logger.isEnabledFor(logging.ERROR):
+        return
     left_out = repeats.due((kind, type(error).__qualname__, place_of(error)))
     if left_out is not None:
         logger.error(text + "%s", *args, others(left_out), exc_info=error)

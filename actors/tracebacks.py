@@ -13,9 +13,6 @@ from functools import lru_cache
 from itertools import islice
 from types import CodeType, FrameType, FunctionType, TracebackType
 
-Place = tuple[int, int, int, int]
-"""First and last line, first and last column."""
-
 
 def forget_frames(error: BaseException) -> None:
     """Give ``error``, and every error that it came of or consists of, a traceback of places alone.
@@ -29,9 +26,9 @@ def forget_frames(error: BaseException) -> None:
             entries.append(traceback)
             traceback = traceback.tb_next
         for entry in reversed(entries):
-            code = entry.tb_frame.f_code
-            frame, instruction = _frame(code.co_filename, code.co_name, _place(entry))
-            traceback = TracebackType(traceback, frame, instruction, entry.tb_lineno)
+            line = entry.tb_lineno
+            frame, instruction = _frame(entry.tb_frame.f_code, entry.tb_lasti, line)
+            traceback = TracebackType(traceback, frame, instruction, line)
         one.with_traceback(traceback)  # an attribute of a frozen dataclass cannot be set
 
 
@@ -61,26 +58,28 @@ def _family(error: BaseException) -> Iterator[BaseException]:
             waiting += one.exceptions
 
 
-def _place(entry: TracebackType) -> Place:
-    positions = entry.tb_frame.f_code.co_positions()
-    first, last, begin, end = next(islice(positions, entry.tb_lasti // 2, None), (None,) * 4)
-    if first is None or last is None or begin is None or end is None or (first, begin) > (last, end):
-        return entry.tb_lineno, entry.tb_lineno, 0, 0  # python -X no_debug_ranges
-    return first, last, begin, end
-
-
 @lru_cache(maxsize=1024)
-def _frame(file: str, function: str, place: Place) -> tuple[FrameType, int]:
-    """A frame that is at ``place`` of ``function`` and holds nothing, and the instruction it is at.
+def _frame(code: CodeType, instruction: int, line: int) -> tuple[FrameType, int]:
+    """A frame that is at ``instruction`` of ``code`` and holds nothing, and the instruction it is at.
 
     That of a generator which never runs: any other would know who called it.
     """
+    place = _place(code, instruction, line)
     tree = ast.parse("def function():\n yield")
     for node in ast.walk(tree):
         if isinstance(node, ast.stmt | ast.expr):
             node.lineno, node.end_lineno, node.col_offset, node.end_col_offset = place
-    (code,) = (one for one in compile(tree, file, "exec").co_consts if isinstance(one, CodeType))
-    code = code.replace(co_name=function, co_qualname=function)
-    frame: FrameType = FunctionType(code, {"__name__": function})().gi_frame
-    positions = list(code.co_positions())
+    (made,) = (one for one in compile(tree, code.co_filename, "exec").co_consts if isinstance(one, CodeType))
+    made = made.replace(co_name=code.co_name, co_qualname=code.co_qualname)
+    frame: FrameType = FunctionType(made, {"__name__": code.co_name})().gi_frame
+    positions = list(made.co_positions())
     return frame, 2 * positions.index(place) if place in positions else 0
+
+
+def _place(code: CodeType, instruction: int, line: int) -> tuple[int, int, int, int]:
+    """First and last line, first and last column."""
+    positions = islice(code.co_positions(), instruction // 2, None)
+    first, last, begin, end = next(positions, (None,) * 4)
+    if first is None or last is None or begin is None or end is None or (first, begin) > (last, end):
+        return line, line, 0, 0  # python -X no_debug_ranges
+    return first, last, begin, end
