@@ -13,7 +13,7 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Protocol
 
 from actors import ActorRef, CloseReport
-from actors.repeats import log_error, others, repeats
+from actors.repeats import Repeats, log_error, others, repeats
 
 if TYPE_CHECKING:
     from supervisor.drain import DrainReport
@@ -24,6 +24,8 @@ SHOWN = 256
 """Characters of the peer's text that a line shows."""
 NAMED = 10
 """Leaks that a line names."""
+refusals = Repeats()
+"""Lines about refusals: clients may have many addresses, which must not fill the table of crashes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,7 @@ def _log_restarted(event: ActorRestarted) -> None:
 
 def _log_refused(event: UpgradeRefused) -> None:
     address = event.client.rpartition(":")[0]
-    left_out = repeats.due(("refused", event.status, address))
+    left_out = refusals.due((event.status, address))
     if left_out is not None:
         logger.info(
             "upgrade of %s from %s refused with %d %s%s",

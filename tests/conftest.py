@@ -13,6 +13,7 @@ import os
 import pytest
 
 from actors.repeats import repeats
+from supervisor.events import refusals
 
 collect_ignore = ["benchmarks"]
 
@@ -30,6 +31,7 @@ EVERY_RUNTIME = [
 @pytest.fixture(autouse=True)
 def _every_line_is_new() -> None:
     repeats.forget()
+    refusals.forget()
 
 
 @pytest.fixture(scope="module", params=["asyncio", "trio"])

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 
 from actors import Actor, ActorRef, CloseReport, ConnectionActor, ExitReason, Initiator, Request
-from actors.repeats import LOG_INTERVAL, LOGGED_AT_ONCE, repeats
+from actors.repeats import KINDS, LOG_INTERVAL, LOGGED_AT_ONCE, repeats
 from actors.testing import started
 from supervisor import DrainReport
 from supervisor.events import (
@@ -345,6 +345,21 @@ def test_refusals_of_one_address_are_ten_lines_and_hide_no_other(caplog: pytest.
     log_event(UpgradeRefused("/chat", "192.0.2.1:5000", 404, "nothing here"))
 
     assert len(caplog.records) == LOGGED_AT_ONCE + 2
+
+
+async def test_refusals_of_more_addresses_than_are_counted_hide_no_crash(
+    ref: ActorRef, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "supervisor")
+    for number in range(2 * KINDS):
+        log_event(UpgradeRefused("/chat", f"[2001:db8::{number:x}]:5000", 403, "not from here"))
+        log_event(UpgradeRefused("/chat", f"[2001:db8::{number:x}]:5001", 403, "not from here"))
+    assert len(caplog.records) == 2 * KINDS + LOGGED_AT_ONCE
+
+    for _ in range(3):
+        log_event(ActorCrashed(ref, crashed("seen")))
+
+    assert len(caplog.records) == 2 * KINDS + LOGGED_AT_ONCE + 3
 
 
 def test_a_line_shows_no_more_than_the_begin_of_a_path(logged: Callable[[Event], logging.LogRecord]) -> None:
