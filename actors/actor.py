@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from typing_extensions import TypeVar
 
-from actors.errors import ActorMisuse
+from actors.errors import ActorMisuse, ActorStopped
+from actors.misuse import check_class
+from actors.seconds import check_seconds
 
 if TYPE_CHECKING:
     from actors.cell import Cell
@@ -33,14 +35,26 @@ class Actor(Generic[M, A]):
 
     Hooks may be plain or async functions.  They run one at a time, in the actor's own task, on the
     thread of the event loop; what a hook raises ends this actor alone (its supervisor decides what
-    follows).  ``self.id``, ``self.ref`` and the methods below work from ``on_start`` on, and not yet
-    in ``__init__``.
+    follows), and what can be awaited of what it returns is awaited.  A class with a method that looks
+    like a hook and would never run (``on_mesage``, a generator) raises ``TypeError`` when it is made.
+    ``self.id``, ``self.ref`` and the methods below work from ``on_start`` on, and not yet in
+    ``__init__``.
+
+    After a restart the earlier instance's life is over: ``spawn``, ``enter``, ``after``, ``every``,
+    ``join``, ``leave`` and ``send`` on it raise ``ActorStopped``, since they would reach the life that
+    follows.  What a ref or any other actor could do as well goes on: ``close``, ``stop``, ``publish``.
 
     For type checkers: ``Actor[Ask]`` is told ``Ask``s, and ``Actor[Ask, int]`` answers them with an ``int``;
     both are ``Any`` where they are not given.
     """
 
     _cell: Cell | None = None
+    _former_cell: Cell | None = None
+    """That of an instance in whose place another one lives."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_class(cls, connection=hasattr(cls, "on_upgrade"))
 
     # -- hooks ---------------------------------------------------------------------------------
 
@@ -72,16 +86,16 @@ class Actor(Generic[M, A]):
     @property
     def id(self) -> str:
         """The actor's id, the same through every restart."""
-        return self._own_cell.id
+        return self._any_cell.id
 
     @property
     def ref(self) -> ActorRef[M, A]:
         """The actor's address, to be given to others."""
-        return self._own_cell.ref
+        return self._any_cell.ref
 
     def stop(self) -> None:
         """End this actor normally, after the running hook; callable from any thread."""
-        cell = self._own_cell
+        cell = self._any_cell
         cell.runtime.call(cell.stop)
 
     def spawn(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
@@ -115,17 +129,19 @@ class Actor(Generic[M, A]):
 
         A firing that is still queued is not doubled: an actor that is behind skips beats.
         """
+        check_seconds("interval", interval, off=False)
         return self._own_cell.incarnation.start_timer(interval, interval, message, key)
 
     def cancel_timer(self, key: Hashable) -> bool:
         """Cancel a timer, a firing that is queued already included; tell whether there was one."""
-        return self._own_cell.incarnation.cancel_timer(key)
+        return self._cell is not None and self._own_cell.incarnation.cancel_timer(key)
 
     def join(self, topic: str) -> None:
         """Get what is published to ``topic``: a connection sends it to its peer, a service in ``on_info``.
 
         The membership ends with the actor, whatever ended it, and lives through its restarts.  From any
-        thread, like ``leave`` and ``publish``.
+        thread, like ``leave`` and ``publish``.  Raises ``ValueError`` for a name of more than 1024
+        characters, and ``ActorMisuse`` past ``Limits(topics=)``, which another thread finds in the log.
         """
         self._topics.join(topic, self._own_cell)
 
@@ -147,22 +163,31 @@ class Actor(Generic[M, A]):
         A service that crashed has no name until its next life begins, which has a ref of its own: who
         keeps a ref to one monitors it, and looks again after its ``Down``.
         """
-        names = self._own_cell.runtime.names
+        names = self._any_cell.runtime.names
         if names is None:
             raise ActorMisuse("names need a supervisor: serve(), supervise() or Supervisor")
         return names.get(name)
 
     @property
     def _topics(self) -> Topics:
-        topics = self._own_cell.runtime.topics
+        topics = self._any_cell.runtime.topics
         if topics is None:
             raise ActorMisuse("topics need a supervisor: serve(), supervise() or Supervisor")
         return topics
 
     @property
+    def _any_cell(self) -> Cell:
+        """The cell of this life, or of one that is over: for what is no life's own."""
+        return self._former_cell or self._own_cell
+
+    @property
     def _own_cell(self) -> Cell:
         cell = self._cell
         if cell is None:
+            if self._former_cell is not None:
+                raise ActorStopped(
+                    f"the life of this {type(self).__name__} is over: another instance has taken its place"
+                )
             raise ActorMisuse(
                 f"{type(self).__name__} has not been started: its id, ref and methods work from its first "
                 "hook on, not in __init__; start it with serve(), a ChildSpec or actors.testing"

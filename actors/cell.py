@@ -12,6 +12,7 @@ The rules of this file:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -25,15 +26,20 @@ from anyio.lowlevel import checkpoint
 
 from actors import monitors
 from actors.actor import Actor
-from actors.errors import ActorStopped, HandlerTimeout, MailboxFull
+from actors.errors import ActorStopped, HandlerTimeout, MailboxFull, leaves_of
 from actors.hook import RunningHook
 from actors.incarnation import ABANDON_AFTER, FiredTimer, Incarnation
 from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Admission, Bounds, Mailbox, Marker, Overflow, Told
 from actors.messages import CloseReport, ExitReason
+from actors.misuse import take, taken
 from actors.monitors import Monitors
 from actors.ref import ActorRef, Asked
+from actors.repeats import log_error
 from actors.runtime import Runtime
+from actors.tracebacks import forget_frames
 from actors.wakeup import Waiter
+
+logger = logging.getLogger("actors")
 
 TURN = 32
 """Messages that an actor handles before the others get their turn, if no hook waits for anything."""
@@ -71,6 +77,8 @@ class CellOptions:
     overflow: Overflow = Overflow.RAISE
     teardown: float | None = 5.0
     """Seconds that a running hook, and each step of the teardown, may take; ``None``: any time."""
+    topics: int | None = None
+    """How many topics the actor may join; ``None``: any number."""
     on_crash: Callable[[Cell, BaseException], Reaction] | None = None
     """Says what is done about a crash; without it the actor ends."""
     restart_delay: Callable[[Cell], float] | None = None
@@ -172,9 +180,18 @@ class Cell:
         return None
 
     @property
+    def most_topics(self) -> int | None:
+        """How many topics the actor may join; ``None``: any number."""
+        return self._options.topics
+
+    @property
     def stopped(self) -> bool:
         """Whether the actor has ended and is torn down."""
         return self.state is STOPPED
+
+    def lives_in(self, incarnation: Incarnation) -> bool:
+        """Whether ``incarnation`` is not one of the lives that are over."""
+        return self._incarnation is incarnation
 
     def is_own_task(self, task: object) -> bool:
         """Whether ``task`` runs the actor's hooks, or belongs to its incarnation."""
@@ -229,7 +246,7 @@ class Cell:
         self._restarting = error is not None
         try:
             actor = self._make()
-            actor._cell = self
+            actor._cell, actor._former_cell = self, None
             self.actor = actor
             self.kind = type(actor).__qualname__
         except BaseException as raised:
@@ -287,6 +304,8 @@ class Cell:
         self.leaks += await self.incarnation.end_tasks(self._options.teardown)
         await self._run_hook_of_end()
         self.leaks += await self.incarnation.release(self._options.teardown)
+        if self.actor is not None:
+            self.actor._cell, self.actor._former_cell = None, self
         delay = 0.0 if self._options.restart_delay is None else self._options.restart_delay(self)
         await self.runtime.wait(self._parker, lambda: not self.restartable, delay)
         if not self.restartable:
@@ -316,6 +335,8 @@ class Cell:
             answer = actor.on_info(message.message)
             if type(answer) is CoroutineType:
                 answer = await answer
+            elif answer is not None:
+                answer = await taken(answer)
         except BaseException as error:
             if not self.harmless(error):
                 self.dead_letter(message, "crashed")
@@ -333,7 +354,9 @@ class Cell:
         try:
             result = hook(*args)
             if type(result) is CoroutineType:
-                await result
+                result = await result
+            if result is not None:
+                await take(self.actor, _name_of(hook), result)
         except BaseException as error:
             self.hook_failed(error)
         finally:
@@ -363,11 +386,19 @@ class Cell:
         if self._crash is error:
             self.kill(error)  # the running hook belongs to the incarnation that is over
 
+    def failed_late(self, error: BaseException, name: str) -> None:
+        """``name``, of a life that is over and had left it behind, raised ``error``: nobody crashes of it."""
+        if self.runtime.ending and isinstance(error, self.runtime.cancelled):
+            raise error
+        if not self.harmless(error):
+            log_error(logger, error, self.kind, "%s, left behind by an earlier life, failed", name)
+
     def crash(self, error: BaseException) -> None:
         """Do about ``error`` what whoever made the cell decides; while the actor ends, only tell."""
         if self.harmless(error):
             return
         reaction = Reaction.STOP if self._options.on_crash is None else self._options.on_crash(self, error)
+        forget_frames(error)  # monitors and refs keep it
         if self.error is not None or self._crash is not None:
             return
         if reaction is Reaction.RESTART and self.goes_on and self.restartable:
@@ -477,17 +508,22 @@ class Cell:
                 with scope:
                     result = hook(*args)
                     if type(result) is CoroutineType:
-                        await result
+                        result = await result
+                    if result is not None:
+                        await take(self.actor, _name_of(hook), result)
             except BaseException as error:
-                self.crash(error)
+                if self._last_hook is scope:
+                    self.crash(error)
+                else:
+                    self.failed_late(error, f"{_name_of(hook)} of {self.kind}")
             finally:
                 hook_ended = True
                 parker.wake()
 
-        self.runtime.spawn(run, name=f"{hook.__name__} of {self.id}")
+        self.runtime.spawn(run, name=f"{_name_of(hook)} of {self.id}")
         if not await self.runtime.wait(parker, lambda: hook_ended, self._options.teardown):
             scope.cancel()
-            self.leaks += (f"{hook.__name__} of {self.kind}",)
+            self.leaks += (f"{_name_of(hook)} of {self.kind}",)
             await self.runtime.wait(parker, lambda: hook_ended, ABANDON_AFTER)
         self._last_hook = None
         self.hook.task = None
@@ -540,7 +576,7 @@ class Cell:
     def put_told(self, told: Told) -> None:
         """Put a told or asked message into the data lane; raises ``MailboxFull``."""
         admission, overflow = self.mailbox.put_told(told), self._options.overflow
-        if admission is Admission.FULL and overflow is Overflow.DROP_OLD:
+        if admission is Admission.FULL and overflow is Overflow.DROP_OLD and self.mailbox.could_hold(told):
             while admission is Admission.FULL and (oldest := self.mailbox.drop_oldest_told()) is not None:
                 self.dead_letter(oldest, "overflow")
                 admission = self.mailbox.put_told(told)
@@ -549,7 +585,12 @@ class Cell:
         elif admission is Admission.SHUT:
             self.dead_letter(told, "stopped")
         elif overflow is Overflow.RAISE:
-            raise MailboxFull(f"{self.ref!r}: the mailbox holds {self.mailbox.told_messages} told messages")
+            raise MailboxFull(
+                f"{self.ref!r}: the mailbox holds {self.mailbox.told_messages} told messages"
+                if self.mailbox.could_hold(told)
+                else f"{self.ref!r}: the message is larger than what the mailbox may hold, "
+                f"{self.mailbox.bounds.told_bytes} bytes"
+            )
         else:
             self.dead_letter(told, "overflow")
             if overflow is Overflow.CLOSE:
@@ -585,8 +626,10 @@ def reason_of(error: BaseException) -> ExitReason:
     return ExitReason.HANDLER_TIMEOUT if isinstance(error, HandlerTimeout) else ExitReason.CRASH
 
 
+def _name_of(hook: Callable[..., Any]) -> str:
+    return getattr(hook, "__name__", "a hook")  # a partialmethod has none
+
+
 def _is_cancellation(error: BaseException, cancelled: type[BaseException]) -> bool:
     """Whether ``error`` is a cancellation, or a group with one in it."""
-    if isinstance(error, BaseExceptionGroup):
-        return any(_is_cancellation(inner, cancelled) for inner in error.exceptions)
-    return isinstance(error, cancelled)
+    return any(isinstance(leaf, cancelled) for leaf in leaves_of(error))

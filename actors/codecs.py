@@ -279,6 +279,28 @@ def codec_named(codec: str | Codec) -> Codec:
     return codec
 
 
+def encoded(codec: Codec, message: object) -> str | bytes:
+    """Return what ``codec`` makes of ``message``, known to fit into a frame; raises what ``encode`` raises.
+
+    For what is sent later, when an error could not reach who said it.
+    """
+    data: object = codec.encode(message)
+    if isinstance(data, bytes):
+        return data
+    if not isinstance(data, str):
+        raise TypeError(
+            f"codec {codec.name!r} makes {type(data).__qualname__} of this {type(message).__qualname__}; "
+            "encode() returns str or bytes"
+        )
+    try:
+        data.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"codec {codec.name!r} cannot send this {type(message).__qualname__}: {error}"
+        ) from error
+    return data
+
+
 def choose_codec(codec: str | Codec | Mapping[str | None, str | Codec], subprotocol: str | None) -> Codec:
     """Return the codec of a connection whose handshake agreed on ``subprotocol`` (``None``: on none).
 

@@ -33,6 +33,7 @@ class ConnectionActor(Actor[Any, Any], Generic[M]):
     """
 
     _cell: ConnectionCell | None = None
+    _former_cell: ConnectionCell | None = None
     policy: ClassVar[Any] = None
     codec: ClassVar[str | Codec | Mapping[str | None, str | Codec]] = "raw"
     subprotocols: ClassVar[Sequence[str]] = ()
@@ -69,29 +70,30 @@ class ConnectionActor(Actor[Any, Any], Generic[M]):
     @property
     def request(self) -> Request:
         """The request that opened the WebSocket."""
-        return self._own_cell.request
+        return self._any_cell.request
 
     @property
     def query_params(self) -> QueryParams:
         """The parameters behind the ``?`` of the request."""
-        return self._own_cell.request.query_params
+        return self._any_cell.request.query_params
 
     @property
     def path_params(self) -> Mapping[str, str]:
         """The values of the route's ``:names``."""
-        return self._own_cell.request.path_params
+        return self._any_cell.request.path_params
 
     @property
     def round_trip(self) -> float | None:
         """Seconds between the last answered ping of the heartbeat and its pong; ``None`` before one."""
-        return self._own_cell.websocket.round_trip
+        return self._any_cell.websocket.round_trip
 
     async def send(self, message: Any) -> None:
         """Send one message through the codec; waits while the write buffer is over its high water mark.
 
         Returns when the message is queued, in order, not when the peer has it.  Raises
         ``ConnectionClosing`` once our Close frame is out or the peer's has come, and ``TypeError``
-        or ``ValueError`` for what the codec cannot encode.
+        or ``ValueError`` for what the codec cannot encode.  From the event loop's thread only: others
+        use ``ref.tell`` or ``publish``.
         """
         cell = self._cell or self._own_cell
         if cell.send(message):
@@ -117,13 +119,18 @@ class ConnectionActor(Actor[Any, Any], Generic[M]):
         What it returns can be awaited for the ``CloseReport``.  An illegal ``code`` or ``reason``
         raises ``ValueError`` (``TypeError`` for another type) and leaves the connection as it was.
         """
-        return self._own_cell.request_close(Close(code, reason, drain, notice, grace))
+        return self._any_cell.request_close(Close(code, reason, drain, notice, grace))
 
     def stop(self) -> None:
         """The same as ``close()``."""
         self.close()
 
+    # Only connection cells run connection actors.
+
     @property
     def _own_cell(self) -> ConnectionCell:
-        cell: ConnectionCell = super()._own_cell  # type: ignore[assignment]  # only connection cells run connection actors
-        return cell
+        return super()._own_cell  # type: ignore[return-value]
+
+    @property
+    def _any_cell(self) -> ConnectionCell:
+        return super()._any_cell  # type: ignore[return-value]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from threading import get_ident
 from types import CoroutineType
 from typing import Any
 
@@ -20,12 +21,13 @@ from anyio.lowlevel import checkpoint
 
 from actors.cell import ALIVE, STOP, TURN, Cell, CellOptions, CellState, reason_of
 from actors.closing import TABLE, Action, ClosingState, Signal
-from actors.codecs import Codec, RawCodec
+from actors.codecs import Codec, RawCodec, encoded
 from actors.codes import CloseCode, fit_reason
 from actors.connection import ConnectionActor
-from actors.errors import ActorMisuse, ActorStopped, ConnectionClosing, PayloadRefused
+from actors.errors import ActorMisuse, ActorStopped, ConnectionClosing, PayloadRefused, leaves_of
 from actors.mailbox import Marker
 from actors.messages import Close, CloseReport, ExitReason, Initiator
+from actors.misuse import take
 from actors.rates import InboundRate
 from actors.ref import Closing
 from actors.request import Request
@@ -196,6 +198,7 @@ class ConnectionCell(Cell):
         assert actor is not None, "a cell without an actor has no loop"
         websocket, transport = self.websocket, self.websocket.transport
         left, half = TURN, mailbox.half
+        data: Any
         message: Any
         result: Any
         while not hook.interrupted:
@@ -217,23 +220,26 @@ class ConnectionCell(Cell):
             elif mailbox.data:
                 message = mailbox.data.popleft()
             else:
-                message = result = None  # who waits holds no message of a megabyte
+                data = message = result = None  # who waits holds no message of a megabyte
                 await self._parker.park()
                 left = TURN
                 continue
             if self._paused and len(mailbox.data) - mailbox.told_messages <= half and mailbox.may_resume:
                 self._paused = False
                 self._apply_reading()
-            if not self._raw and (message := self._decode(message)) is _REFUSED:
+            data = message
+            if not self._raw and (message := self._decode(data)) is _REFUSED:
                 continue
             hook.since = websocket.last_message if transport.gathering else clock()
             try:
                 result = actor.on_message(message)
                 if type(result) is CoroutineType:
-                    await result
+                    result = await result
+                if result is not None:
+                    await take(actor, "on_message", result)
             except BaseException as error:
                 if not self.harmless(error):
-                    self.dead_letter(message, "crashed")
+                    self.dead_letter(data, "crashed")
                 self.hook_failed(error)
             finally:
                 hook.since = None
@@ -265,6 +271,10 @@ class ConnectionCell(Cell):
             message = self.codec.encode(message)
         websocket = self.websocket
         transport = websocket.transport
+        if not transport.gathering and get_ident() != self.runtime.thread:
+            raise ActorMisuse(
+                "send() belongs to the event loop's thread; from another one, tell the actor, or publish"
+            )
         if transport.congested and (limit := self._send_limit) is not None and transport.buffered > limit:
             self.exit_with(ExitReason.OVERLOAD, "reads too slowly")
         if self.closing:
@@ -341,7 +351,7 @@ class ConnectionCell(Cell):
 
     def prepare(self, close: Close) -> Close:
         """Encode the notice of ``close`` for this connection; its errors are the caller's."""
-        return close if close.notice is None else replace(close, notice=self.codec.encode(close.notice))
+        return close if close.notice is None else replace(close, notice=encoded(self.codec, close.notice))
 
     def close(self, close: Close) -> None:
         """Close, now or later; the first close wins, a later one without delay makes it go now."""
@@ -370,7 +380,9 @@ class ConnectionCell(Cell):
 
     def harmless(self, error: BaseException) -> bool:
         """Whether a hook only found out in the middle of its work that the connection closes."""
-        return isinstance(error, ConnectionClosing) and self._state is not ClosingState.OPEN
+        return self._state is not ClosingState.OPEN and all(
+            isinstance(leaf, ConnectionClosing) for leaf in leaves_of(error)
+        )
 
     def _end_because(self, error: BaseException) -> None:
         """Close with 1011 and an empty reason: no detail leaks to the peer."""

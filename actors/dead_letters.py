@@ -7,25 +7,44 @@ no disk.  A line names the type of a message, never what is in it.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
+
+from actors.repeats import Repeats, log_error
+from actors.sizes import is_small
 
 logger = logging.getLogger("actors")
 
 KEPT = 256
-LOGGED_AT_ONCE = 10
-LOG_INTERVAL = 300.0
-"""Seconds between two lines, after the first ones."""
+KEPT_SIZE = 4096
+"""What a message may count to be kept as it is (``actors.sizes``): all together a megabyte."""
+BEGIN = 256
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """What is kept of a large message, or of one whose size nobody knows: its type, and how it began.
+
+    ``size`` is its length, ``begin`` the first 256 of its characters or bytes; both are ``None`` for what
+    is neither text nor bytes.
+    """
+
+    kind: str
+    size: int | None = None
+    begin: str | bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A message that no handler will see: for whom it was (an actor's id), and why.
+
+    ``message`` is what the peer sent, before a codec saw it, or what was told or asked.  Subscribers get
+    it as it was; among the last ones an ``Excerpt`` stands for one that counts more than 4 KiB.
 
     ``reason``: ``"crashed"`` (its handler did), ``"undelivered"`` (queued when its actor ended),
     ``"stopped"`` (sent to an actor that has ended or is closing), ``"overflow"``, ``"refused by the
@@ -42,17 +61,15 @@ class DeadLetter:
 class DeadLetters:
     """The last dead letters of one event loop, and how many there were for each reason."""
 
-    __slots__ = ("_clock", "_lock", "_logged_at", "_since", "_subscribers", "counts", "last")
+    __slots__ = ("_lines", "_lock", "_subscribers", "counts", "last")
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, keep: int = KEPT) -> None:
         self.last: deque[DeadLetter] = deque(maxlen=keep)
         """The last of them, the newest at the end."""
         self.counts: Counter[str] = Counter()
         """How many there were, by reason."""
-        self._clock = clock
+        self._lines = Repeats(clock)
         self._lock = threading.Lock()  # a thread may tell an actor whose event loop has ended
-        self._logged_at = -math.inf
-        self._since = 0  # how many have not been logged
         self._subscribers: dict[object, Callable[[DeadLetter], object]] = {}
 
     def subscribe(self, callback: Callable[[DeadLetter], object]) -> Callable[[], None]:
@@ -74,33 +91,37 @@ class DeadLetters:
     def add(self, message: object, recipient: str, reason: str) -> None:
         """Take note of one dead letter."""
         letter = DeadLetter(message, recipient, reason)
+        kept = letter if is_small(message, KEPT_SIZE) else replace(letter, message=_excerpt(message))
         with self._lock:
             self.counts[reason] += 1
-            self.last.append(letter)
-            self._since += 1
-            total = self.counts.total()
-            due = total <= LOGGED_AT_ONCE or self._clock() - self._logged_at >= LOG_INTERVAL
-            if due:
-                silent, self._since, self._logged_at = self._since - 1, 0, self._clock()
+            self.last.append(kept)
             subscribers = list(self._subscribers.values())
-        if due:
-            self._log(letter, silent)
+        left_out = self._lines.due("dead letter")
+        if left_out is not None:
+            self._log(letter, left_out)
         for callback in subscribers:
             try:
                 callback(letter)
-            except BaseException:  # also SystemExit: it would end the teardown that tells it
-                logger.exception("the subscriber %r of dead letters failed", callback)
+            except BaseException as error:  # also SystemExit: it would end the teardown that tells it
+                log_error(logger, error, "letters", "the subscriber %r of dead letters failed", callback)
 
-    def _log(self, letter: DeadLetter, silent: int) -> None:
+    def _log(self, letter: DeadLetter, left_out: int) -> None:
         kind = type(letter.message).__qualname__
-        if silent:
+        if left_out:
             logger.info(
                 "dead letter for %s: a %s, %s; %d others before it were not logged, in all: %s",
                 letter.recipient,
                 kind,
                 letter.reason,
-                silent,
+                left_out,
                 ", ".join(f"{count} {reason}" for reason, count in self.counts.items()),
             )
         else:
             logger.info("dead letter for %s: a %s, %s", letter.recipient, kind, letter.reason)
+
+
+def _excerpt(message: object) -> Excerpt:
+    kind = type(message).__qualname__
+    if isinstance(message, str | bytes):
+        return Excerpt(kind, len(message), message[:BEGIN])
+    return Excerpt(kind)

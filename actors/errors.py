@@ -6,6 +6,7 @@ so that code which knows nothing of this library still sees what kind of mistake
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
 
 class ActorError(Exception):
     """The root of every error that this library raises on purpose."""
+
+
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
+    """What ``error`` consists of: the errors in a group and in its groups, or itself."""
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
+        else:
+            yield one
 
 
 class ConnectionClosing(ActorError):

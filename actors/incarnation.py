@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import anyio
 
 from actors.errors import ActorMisuse, ActorStopped, ResourceLost
-from actors.mailbox import Marker, size_of
+from actors.mailbox import Marker
+from actors.repeats import log_error
+from actors.seconds import check_seconds
 from actors.timers import Timer
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ class FiredTimer(Marker):
     __slots__ = ("cancelled", "due", "interval", "key", "timer")
 
     def __init__(self, message: Any, key: Hashable, interval: float | None, due: float) -> None:
-        super().__init__(message, size_of(message))
+        super().__init__(message)  # without a size: it cannot make room for others
         self.key = key
         self.interval = interval
         self.due = due
@@ -129,10 +131,16 @@ class Incarnation:
                 if not own.cancelled:
                     await function(*args)
         except BaseException as error:
-            self._cell.task_failed(error)
+            self._failed(error, own.name)
         finally:
             self._tasks.discard(own)
             self._parker.wake()
+
+    def _failed(self, error: BaseException, name: str) -> None:
+        if self._cell.stopped or self._cell.lives_in(self):
+            self._cell.task_failed(error)
+        else:
+            self._cell.failed_late(error, name)
 
     async def end_tasks(self, timeout: float | None) -> tuple[str, ...]:
         """Cancel the tasks and wait for their end; give the names of those still there."""
@@ -189,12 +197,14 @@ class Incarnation:
         if not resource.opened:
             if resource.error is None:
                 resource.error = ActorStopped(f"{resource.name}: entering was cancelled")
+        elif resource.error is not None and self._cell.harmless(resource.error):
+            pass
         elif not resource.released:
             lost = ResourceLost(f"{resource.name} ended while its actor was alive")
             lost.__cause__ = resource.error
-            self._cell.task_failed(lost)
+            self._failed(lost, resource.name)
         elif resource.error is not None:
-            logger.error("leaving %s failed", resource.name, exc_info=resource.error)
+            log_error(logger, resource.error, self._cell.kind, "leaving %s failed", resource.name)
 
     def _forget(self, resource: _Resource) -> None:
         if resource in self._resources:
@@ -228,10 +238,7 @@ class Incarnation:
     def start_timer(self, delay: float, interval: float | None, message: Any, key: Hashable) -> Hashable:
         """Start a keyed timer, in the place of one with the same key."""
         self._check("after" if interval is None else "every")
-        if not delay >= 0:
-            raise ValueError(f"delay: seconds, zero or more, not {delay!r}")
-        if interval is not None and not interval > 0:
-            raise ValueError(f"interval: seconds, more than zero, not {interval!r}")
+        check_seconds("delay", delay, zero=True, off=False)
         if key is None:
             key = object()
         self.cancel_timer(key)
@@ -242,6 +249,7 @@ class Incarnation:
 
     def cancel_timer(self, key: Hashable) -> bool:
         """Cancel the timer with ``key``, its queued firing too."""
+        self._check_thread("cancel_timer")
         fired = self._timers.pop(key, None)
         if fired is None:
             return False
@@ -267,9 +275,12 @@ class Incarnation:
     # ------------------------------------------------------------------------------------------
 
     def _check(self, method: str, *, also_at_the_end: bool = False) -> None:
+        self._check_thread(method)
+        if self._cell.stopped or (self.ended and not also_at_the_end):
+            raise ActorStopped(f"{method}(): incarnation {self.number} of {self._cell.id} has ended")
+
+    def _check_thread(self, method: str) -> None:
         if not self._cell.runtime.in_thread:
             raise ActorMisuse(
                 f"{method}() belongs to the event loop's thread; from another one, tell the actor"
             )
-        if self._cell.stopped or (self.ended and not also_at_the_end):
-            raise ActorStopped(f"{method}(): incarnation {self.number} of {self._cell.id} has ended")

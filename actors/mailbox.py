@@ -8,7 +8,7 @@ The rules of this file:
   most one batch of the fast lane.
 * Told messages (from other actors, threads, timers) are refused by the overflow rule.
 * Once the gate is shut nothing is admitted to the data lane any more.
-* Sizes are bytes for ``bytes`` and characters for ``str``.
+* Sizes are those of ``actors.sizes``: bytes, characters, and what containers of them count.
 """
 
 from __future__ import annotations
@@ -72,13 +72,6 @@ class Marker(Told):
     __slots__ = ()
 
 
-def size_of(message: object) -> int:
-    """What a message counts towards the bounds: its length for text and bytes, else nothing."""
-    if isinstance(message, (bytes, str, bytearray)):
-        return len(message)
-    return 0
-
-
 EMPTY = object()
 """What ``Mailbox.pop`` gives when there is nothing."""
 _UNUSED: deque[Any] = deque(maxlen=0)
@@ -90,8 +83,8 @@ class Mailbox:
     """Two lanes of messages for one actor; for the thread of its event loop only."""
 
     __slots__ = (
-        "_bounds",
         "_bytes_put",
+        "bounds",
         "control",
         "data",
         "half",
@@ -101,7 +94,7 @@ class Mailbox:
     )
 
     def __init__(self, bounds: Bounds = DEFAULT_BOUNDS) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         self.half = bounds.inbound_messages // 2
         """With more inbound messages than this ``may_resume`` need not be asked."""
         self.control: list[Any] = []
@@ -120,7 +113,7 @@ class Mailbox:
 
     def put_inbound(self, messages: Collection[str | bytes], size: int) -> bool:
         """Add messages from the wire, of ``size`` or less together; tell whether there is room for more."""
-        data, bounds = self.data, self._bounds
+        data, bounds = self.data, self.bounds
         if data:
             self._bytes_put += size
         else:
@@ -146,7 +139,7 @@ class Mailbox:
     def may_resume(self) -> bool:
         """Whether half of the room is free again: only then reading goes on, not at every message."""
         return len(self.data) - self.told_messages <= self.half and self._holds_less(
-            self._bounds.inbound_bytes // 2 + 1
+            self.bounds.inbound_bytes // 2 + 1
         )
 
     def _holds_less(self, size: int) -> bool:
@@ -159,12 +152,16 @@ class Mailbox:
         if not self.open:
             return Admission.SHUT
         if (
-            self.told_messages >= self._bounds.told_messages
-            or self.told_bytes + told.size > self._bounds.told_bytes
+            self.told_messages >= self.bounds.told_messages
+            or self.told_bytes + told.size > self.bounds.told_bytes
         ):
             return Admission.FULL
         self.put_marker(told)
         return Admission.ADMITTED
+
+    def could_hold(self, told: Told) -> bool:
+        """Whether there would be room for ``told`` if nothing else had been told."""
+        return told.size <= self.bounds.told_bytes
 
     def put_marker(self, told: Told) -> None:
         """Add behind the last admitted message, whatever the bounds and the gate say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -9,6 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from actors.codes import CloseCode, check_close
+from actors.seconds import check_seconds
 
 if TYPE_CHECKING:
     from actors.ref import ActorRef
@@ -117,10 +119,7 @@ class Close:
 
     def __post_init__(self) -> None:
         check_close(self.code, self.reason)
-        if isinstance(self.grace, bool) or not isinstance(self.grace, (int, float)):
-            raise TypeError(f"grace: seconds as a number, not {self.grace!r}")
-        if not self.grace >= 0:
-            raise ValueError(f"grace: seconds, zero or more, not {self.grace!r}")
+        check_seconds("grace", self.grace, zero=True, off=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +172,8 @@ class Refusal:
     """Returned by ``on_upgrade``: answer the upgrade with this HTTP status instead of 101.
 
     ``reason`` is sent as the plain-text body; ``headers`` are added to the response.  Raises
-    ``ValueError`` for a status that does not refuse (below 300 or above 599) or is unknown.
+    ``ValueError`` for a status that does not refuse (below 300 or above 599) or is unknown, for a header
+    that cannot be sent or is about the connection, and ``TypeError`` for another type.
     """
 
     status: int
@@ -181,10 +181,37 @@ class Refusal:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.status, bool) or not isinstance(self.status, int):
+            raise TypeError(f"status: an HTTP status as a number, not {self.status!r}")
+        if not isinstance(self.reason, str):
+            raise TypeError(f"reason: a str, not {self.reason!r}")
+        try:
+            self.reason.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"reason: not encodable as UTF-8: {error.reason}") from None
+        if not isinstance(self.headers, Mapping):
+            raise TypeError(f"headers: a mapping of names to values, not {self.headers!r}")
+        object.__setattr__(self, "headers", dict(self.headers))  # what is checked is what is sent
+        for name, value in self.headers.items():
+            _check_header(name, value)
         if not 300 <= self.status <= 599 or self.status not in _KNOWN_STATUSES:
             raise ValueError(
                 f"status: {self.status} does not refuse an upgrade; use a known HTTP status from 300 to 599"
             )
 
 
+def _check_header(name: str, value: str) -> None:
+    """Raise unless this is a field that may be added to a response (RFC 9110, section 5)."""
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise TypeError(f"headers: names and values are str, not {name!r}: {value!r}")
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"headers: {name!r} is no name of a header")
+    if name.lower() in ("connection", "content-length", "date", "transfer-encoding"):
+        raise ValueError(f"headers: {name} is the server's to send")
+    if not _FIELD.fullmatch(value):
+        raise ValueError(f"headers: the value {value!r} of {name} has characters that no header may have")
+
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FIELD = re.compile(r"(?:[!-~](?:[ \t!-~]*[!-~])?)?")
 _KNOWN_STATUSES = frozenset(status.value for status in HTTPStatus)

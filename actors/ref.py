@@ -11,8 +11,10 @@ from typing_extensions import TypeVar
 from actors import monitors
 from actors.codes import CloseCode
 from actors.errors import ActorError, ActorMisuse, ActorStopped, AskTimeout
-from actors.mailbox import Told, size_of
+from actors.mailbox import Told
 from actors.messages import Close, CloseReport
+from actors.seconds import check_seconds
+from actors.sizes import size_of
 from actors.wakeup import Waiter
 
 if TYPE_CHECKING:
@@ -31,8 +33,8 @@ class Asked(Told):
 
     __slots__ = ("_waiter", "answer", "error", "over")
 
-    def __init__(self, message: Any) -> None:
-        super().__init__(message, size_of(message))
+    def __init__(self, message: Any, size: int = 0) -> None:
+        super().__init__(message, size)
         self._waiter = Waiter()
         self.answer: Any = None
         self.error: ActorError | None = None
@@ -106,7 +108,7 @@ class ActorRef(Generic[M, A]):
         thread than the actor's, where the outcome is not awaited, it becomes a dead letter then.
         """
         cell = self._cell
-        told = Told(message, size_of(message))
+        told = Told(message, size_of(message, cell.mailbox.bounds.told_bytes))
         if cell.runtime.in_thread:
             cell.put_told(told)
         elif not cell.runtime.call(cell.put_told_or_drop, told):
@@ -117,12 +119,14 @@ class ActorRef(Generic[M, A]):
 
         Raises ``ActorStopped`` at once when the actor has ended, is closing or crashes before it
         answers, ``AskTimeout`` when the time is over (a later answer is dropped),
-        ``MailboxFull`` as ``tell`` does, and ``ActorMisuse`` when an actor asks itself.
+        ``MailboxFull`` as ``tell`` does, ``ActorMisuse`` when an actor asks itself, and ``TypeError`` or
+        ``ValueError`` for a ``timeout`` that is none, before anything is put.
         """
+        check_seconds("timeout", timeout, zero=True)
         cell = self._cell
         if cell.runtime.in_thread and cell.is_own_task(cell.runtime.backend.current_task()):
             raise ActorMisuse("an actor that asks itself waits for ever: call the method, or tell")
-        asked = Asked(message)
+        asked = Asked(message, size_of(message, cell.mailbox.bounds.told_bytes))
         if cell.runtime.in_thread:
             cell.put_told(asked)
         elif not cell.runtime.call(cell.put_told_or_drop, asked):

@@ -20,6 +20,7 @@ from anyio.lowlevel import current_token
 from sniffio import current_async_library_cvar
 
 from actors.dead_letters import DeadLetters
+from actors.repeats import log_error
 from actors.timers import Timers
 from actors.wakeup import AsyncioBackend, Parker, current_backend
 
@@ -100,12 +101,12 @@ class Runtime:
     __slots__ = (
         "_task_group",
         "_tasks",
-        "_thread",
         "backend",
         "cancelled",
         "clock",
         "dead_letters",
         "names",
+        "thread",
         "timers",
         "topics",
     )
@@ -125,7 +126,8 @@ class Runtime:
         self.names: Mapping[str, ActorRef] | None = None
         self._task_group = task_group
         self._tasks = AsyncioTasks(self.backend.loop) if isinstance(self.backend, AsyncioBackend) else None
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
+        """The event loop's."""
 
     def spawn(self, function: Callable[..., Awaitable[object]], *args: object, name: str) -> None:
         """Start a task that lets nothing out: ``function`` handles its own errors.
@@ -164,16 +166,16 @@ class Runtime:
     def failed(self, error: BaseException) -> None:
         """Log what would get out of a task; raises it when it is the cancellation of all of them."""
         if not isinstance(error, self.cancelled):
-            logger.error("a task of the runtime failed", exc_info=error)
+            log_error(logger, error, "task", "a task of the runtime failed")
         elif self.ending:
             raise error
         else:
-            logger.error("a task was cancelled by something that does not own it", exc_info=error)
+            log_error(logger, error, "task", "a task was cancelled by something that does not own it")
 
     @property
     def in_thread(self) -> bool:
         """Whether the caller is on the event loop's thread."""
-        return threading.get_ident() == self._thread
+        return threading.get_ident() == self.thread
 
     def call(self, function: Callable[..., object], *args: Any) -> bool:
         """Run ``function`` on the event loop's thread: now when this is it, else soon.
@@ -181,7 +183,7 @@ class Runtime:
         Gives ``False`` when the event loop has ended and the function will never run.  What it raises
         reaches the caller on this thread, and from another one only the log.
         """
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self.thread:
             function(*args)
             return True
         try:
@@ -193,8 +195,8 @@ class Runtime:
     def _contain_call(self, function: Callable[..., object], args: tuple[object, ...]) -> None:
         try:
             function(*args)
-        except BaseException:  # nobody is there to get it, and trio would end the whole program
-            logger.exception("a call from another thread failed")
+        except BaseException as error:  # nobody is there to get it, and trio would end the whole program
+            log_error(logger, error, "call", "a call from another thread failed")
 
     async def wait(self, parker: Parker, done: Callable[[], bool], timeout: float | None) -> bool:
         """Wait at ``parker`` until ``done()``, at most ``timeout`` seconds; tell whether it is done."""

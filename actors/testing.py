@@ -37,6 +37,7 @@ from actors.codes import CloseCode
 from actors.connection import ConnectionActor
 from actors.connection_cell import ConnectionCell, ConnectionOptions
 from actors.messages import CloseReport, ExitReason, Refusal
+from actors.misuse import taken
 from actors.ref import ActorRef
 from actors.runtime import Runtime
 from actors.timers import Timers
@@ -296,6 +297,8 @@ async def connected(
             answer: Any = actor.on_upgrade(request)
             if type(answer) is CoroutineType:
                 answer = await answer
+            elif answer is not None:
+                answer = await taken(answer)
             if isinstance(answer, Refusal):
                 raise HandshakeRefused(answer.status, answer.reason, answer.headers)
         except HandshakeRefused as refused:

@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 
 from actors import Request
 from actors.rates import TokenBucket
+from actors.repeats import log_error
 from actors.request import Headers
 from actors.transports.opening import HandshakeRefused, fields_of
 from actors.transports.transport import Transport
@@ -607,7 +608,7 @@ def _call_key(key: Callable[[Request], Hashable], request: Request) -> Hashable:
         found = key(request)
         hash(found)
     except BaseException as error:  # also SystemExit: it is the program's, and one connection's
-        logger.exception("the key of the admission failed", exc_info=error)
+        log_error(logger, error, "admission", "the key of the admission failed")
         raise HandshakeRefused(500, HTTPStatus.INTERNAL_SERVER_ERROR.phrase) from None
     return found
 

@@ -16,6 +16,10 @@ from actors.transports.asyncio import HIGH_WATER, AsyncioTransport
 
 MOST = 64 * 1024
 """The most bytes of a message, besides its word."""
+ROOM = 4 * 1024 * 1024
+"""The most bytes that may wait until the other process takes connections back."""
+_DESCRIPTOR = 4096
+"""What a connection that waits counts, besides its bytes."""
 _AT_ONCE = 64
 """Messages that are read before other connections have their turn."""
 
@@ -57,6 +61,7 @@ class Channel:
         self._got = got
         self._ended = ended
         self._waiting: deque[tuple[Word, bytes, int | None]] = deque()
+        self._waiting_size = 0
         self._closed = False
         self._loop = asyncio.get_running_loop()
         end.setblocking(False)
@@ -72,12 +77,17 @@ class Channel:
             return False
         return True
 
+    def has_room(self, size: int) -> bool:
+        """Whether a connection with ``size`` bytes may wait; ``send`` itself refuses nothing."""
+        return self._waiting_size + size <= ROOM
+
     def send(self, word: Word, data: bytes = b"", descriptor: int | None = None) -> None:
         """Send a message as soon as there is room for it, unless this end is closed."""
         if not self._closed and not self.offer(word, data, descriptor):
             if not self._waiting:
                 self._loop.add_writer(self._end, self._send_waiting)
             self._waiting.append((word, data, None if descriptor is None else os.dup(descriptor)))
+            self._waiting_size += _weight(data, descriptor)
 
     def close(self) -> None:
         """Let the other process see that this one has gone; nothing happens any more."""
@@ -105,7 +115,8 @@ class Channel:
         self._loop.remove_writer(self._end)
 
     def _sent(self) -> None:
-        _, _, descriptor = self._waiting.popleft()
+        _, data, descriptor = self._waiting.popleft()
+        self._waiting_size -= _weight(data, descriptor)
         if descriptor is not None:
             os.close(descriptor)
 
@@ -123,6 +134,10 @@ class Channel:
             self._got(Word(data[:1]), data[1:], socket.socket(fileno=descriptors[0]) if descriptors else None)
             if self._closed:  # by what this said
                 return
+
+
+def _weight(data: bytes, descriptor: int | None) -> int:
+    return len(data) if descriptor is None else len(data) + _DESCRIPTOR
 
 
 async def connect(

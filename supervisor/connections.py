@@ -88,6 +88,7 @@ class ConnectionSupervisor:
             overflow=policy.overflow,
             close=timeouts.close,
             teardown=timeouts.teardown,
+            topics=limits.topics,
             send_limit=limits.send_limit,
             message_rate=limits.message_rate,
             message_burst=limits.message_burst,

@@ -59,6 +59,15 @@ class DrainReport:
     seconds: float
 
 
+def _prepared(close: Close, cells: Sequence[ConnectionCell]) -> list[Close]:
+    """The close of each cell; raises for a notice that a codec cannot encode, before anything happens."""
+    by_codec: dict[int, Close] = {}
+    for cell in cells:
+        if id(cell.codec) not in by_codec:
+            by_codec[id(cell.codec)] = cell.prepare(close)
+    return [by_codec[id(cell.codec)] for cell in cells]
+
+
 @final
 class Draining:
     """One drain at work."""
@@ -96,7 +105,7 @@ class Draining:
         self._runtime = runtime
         self._cells = cells
         self._close = close
-        self._closes = [cell.prepare(close) for cell in cells]  # raises for a notice that cannot be encoded
+        self._closes = _prepared(close, cells)
         self._within = within
         self._spread = min(spread, within)
         self._hooks = hooks

@@ -13,11 +13,19 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Protocol
 
 from actors import ActorRef, CloseReport
+from actors.repeats import Repeats, log_error, others, repeats
 
 if TYPE_CHECKING:
     from supervisor.drain import DrainReport
 
 logger = logging.getLogger("supervisor")
+
+SHOWN = 256
+"""Characters of the peer's text that a line shows."""
+NAMED = 10
+"""Leaks that a line names."""
+refusals = Repeats()
+"""Lines about refusals: clients may have many addresses, which must not fill the table of crashes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +140,19 @@ class Hook(Protocol):
 def log_event(event: Event, /) -> None:
     """The hook that writes the log: logger ``supervisor``, one line an event.
 
-    Text of the peer (path, reason) is written as a Python literal, so that it cannot forge lines.
+    Text of the peer (path, reason) is written as a Python literal, so that it cannot forge lines, and no
+    more than 256 characters of a path.  What a client can bring about again and again is written ten
+    times, then once in five minutes with how often it was not: crashes with one type of error at one
+    place of one class, restarts of one class, refusals of one address with one status.
     """
     if isinstance(event, ConnectionClosed):
         _log_closed(event)
     elif isinstance(event, ActorCrashed):
-        logger.error("%r crashed", event.ref, exc_info=event.error)
+        log_error(logger, event.error, event.ref._cell.kind, "%r crashed", event.ref)
     elif isinstance(event, ActorRestarted):
-        logger.info("%r: incarnation %d follows", event.ref, event.incarnation)
+        _log_restarted(event)
     elif isinstance(event, UpgradeRefused):
-        logger.info(
-            "upgrade of %r from %s refused with %d %r", event.path, event.client, event.status, event.reason
-        )
+        _log_refused(event)
     elif isinstance(event, ServerStarted):
         logger.info("listening on %s", ", ".join(event.addresses))
     elif isinstance(event, ConnectionOpened):
@@ -173,6 +182,31 @@ def log_event(event: Event, /) -> None:
         logger.info("stopped")
 
 
+def _log_restarted(event: ActorRestarted) -> None:
+    left_out = repeats.due(("restarted", event.ref._cell.kind))
+    if left_out is not None:
+        logger.info("%r: incarnation %d follows%s", event.ref, event.incarnation, others(left_out))
+
+
+def _log_refused(event: UpgradeRefused) -> None:
+    address = event.client.rpartition(":")[0]
+    left_out = refusals.due((event.status, address))
+    if left_out is not None:
+        logger.info(
+            "upgrade of %s from %s refused with %d %s%s",
+            _cut(event.path),
+            event.client,
+            event.status,
+            _cut(event.reason),
+            others(left_out),
+        )
+
+
+def _cut(text: str) -> str:
+    """``text`` of the peer's as a literal, of no more than 256 characters."""
+    return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}..."
+
+
 def level_of_end(leaks: Sequence[str], *, clean: bool) -> int:
     """How loudly the log tells the end of a connection."""
     return logging.INFO if clean and not leaks else logging.WARNING
@@ -185,7 +219,7 @@ def _log_closed(event: ConnectionClosed) -> None:
         return
     details = {
         "connection_id": event.id,
-        "path": event.path,
+        "path": event.path[:SHOWN],
         "client": event.client,
         "initiator": report.initiator.value,
         "code": report.code,
@@ -202,10 +236,10 @@ def _log_closed(event: ConnectionClosed) -> None:
     }
     logger.log(
         level,
-        "connection %s %r from %s closed by %s with %d %r, %s (%s): "
+        "connection %s %s from %s closed by %s with %d %r, %s (%s): "
         "open %.3f s, %d in, %d out, teardown %.3f s%s",
         event.id,
-        event.path,
+        _cut(event.path),
         event.client,
         report.initiator.value,
         report.code,
@@ -216,9 +250,14 @@ def _log_closed(event: ConnectionClosed) -> None:
         report.messages_in,
         report.messages_out,
         event.teardown,
-        f", LEAKED: {', '.join(event.leaks)}" if event.leaks else "",
+        f", LEAKED: {_names(event.leaks)}" if event.leaks else "",
         extra=details,
     )
+
+
+def _names(leaks: Sequence[str]) -> str:
+    more = f", and {len(leaks) - NAMED} more" if len(leaks) > NAMED else ""
+    return ", ".join(leaks[:NAMED]) + more
 
 
 def check_hooks(hooks: Sequence[Hook]) -> tuple[Hook, ...]:
@@ -244,8 +283,8 @@ def tell(hooks: Sequence[Hook], event: Event) -> None:
     for hook in hooks:
         try:
             hook(event)
-        except BaseException:  # also SystemExit: it would end the teardown that tells the event
-            logger.exception("the hook %r failed", hook)
+        except BaseException as error:  # also SystemExit: it would end the teardown that tells the event
+            log_error(logger, error, "hook", "the hook %r failed", hook)
 
 
 __all__ = [

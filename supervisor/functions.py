@@ -29,6 +29,8 @@ from actors import CloseCode, ConnectionActor, ConnectionClosing, Down, Request,
 from actors.codecs import Codec, JsonCodec, RawCodec
 from actors.codes import fit_reason
 from actors.messages import CloseReport
+from actors.misuse import say_nobody_takes, taken
+from actors.ref import Closing
 from supervisor.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -92,7 +94,9 @@ class FunctionActor(ConnectionActor):
     async def on_close(self, report: CloseReport) -> None:
         """Call the function for ``"close"``, unless none was ever called."""
         with suppress(_Unfit):
-            await self._call("close", self, report)
+            result = await self._call("close", self, report)
+            if result is not None:
+                say_nobody_takes(self, "on_close", result)
 
     async def _call(self, event: str, *arguments: Any) -> Any:
         """Call the function for an event, a plain one in a thread; the end of the hook leaves it there."""
@@ -105,14 +109,20 @@ class FunctionActor(ConnectionActor):
             result = call()
         else:
             result = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=threads)
-        return await result if inspect.isawaitable(result) else result
+        return await taken(result)
 
     async def _answer(self, event: str, *arguments: Any) -> None:
         """Send what a function returns, if it is not ``None`` and no close has begun meanwhile."""
         result = await self._call(event, *arguments)
-        if result is not None:
+        if result is None or isinstance(result, Closing):
+            return
+        try:
             with suppress(ConnectionClosing):
                 await self.send(result)
+        except TypeError as error:
+            raise TypeError(
+                f"the function for {event!r} of {self.route.path} returned what cannot be sent: {error}"
+            ) from error
 
     @cached_property
     def _keywords(self) -> dict[str, dict[str, Any]]:
@@ -227,14 +237,14 @@ class FunctionRoute:
         self.functions: dict[str, _Function] = {}
         self.topic = f"websocket {path}"
         """Of it is every connection a member."""
-        self._path = path
+        self.path = path
         self._publish = publish
         self._dependencies = dependencies
         own = {"route": self} if codec is None else {"route": self, "codec": codec}
         self.actor: type[FunctionActor] = type(f"websocket({path!r})", (FunctionActor,), own)
 
     def __repr__(self) -> str:
-        return f"<FunctionRoute {self._path}: {', '.join(self.functions) or 'no functions'}>"
+        return f"<FunctionRoute {self.path}: {', '.join(self.functions) or 'no functions'}>"
 
     def publish(self, message: object) -> None:
         """Send ``message`` to every connection of this WebSocket; from any thread, returns at once."""
@@ -265,7 +275,7 @@ class FunctionRoute:
 
         def register(function: F) -> F:
             if event in self.functions:
-                raise ValueError(f"event: {event!r} of {self._path} has a function already")
+                raise ValueError(f"event: {event!r} of {self.path} has a function already")
             self.functions[event] = _function(function, event)
             return function
 
@@ -321,6 +331,11 @@ def _function(function: Callable[..., Any], event: str) -> _Function:
     """Look at a function; raises ``TypeError`` when it cannot be called for ``event``."""
     if not callable(function):
         raise TypeError(f"event: {event!r} needs a function, not {function!r}")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"event: the function for {event!r} has a yield in it, which makes it a generator that nobody "
+            "runs; ws.sync_send(message) and await ws.send(message) send one"
+        )
     given = _EVENTS[event]
     try:
         signature = inspect.signature(function)

@@ -29,6 +29,7 @@ from enum import Enum, auto
 from functools import partial
 from typing import Protocol, cast, final
 
+from actors.repeats import others, repeats
 from actors.runtime import Runtime
 from actors.timers import Timer
 from actors.transports.asyncio import AsyncioTransport
@@ -177,7 +178,9 @@ class Pipe(asyncio.Protocol):
 
     def _unreachable(self, why: str) -> None:
         if self._state is PipeState.CONNECTING:
-            logger.error("Robyn is not reachable at %s:%d: %s", *self._pipes.address, why)
+            if (left_out := repeats.due(("not reachable", why))) is not None:
+                text = "Robyn is not reachable at %s:%d: %s%s"
+                logger.error(text, *self._pipes.address, why, others(left_out))
             self.to_client(refusal(HandshakeRefused(502, "the application is not reachable")))
             self._end_client()
 

@@ -18,19 +18,12 @@ from enum import Enum, auto
 from typing import Any, NamedTuple, final
 
 from actors import ExitReason, Overflow
+from actors.seconds import check_seconds as check_seconds  # for every option, here and elsewhere
 
 LIFETIME_JITTER = 0.1
 """How far the lifetimes of connections are spread: plus or minus this part of them."""
 _MOST = sys.float_info.max
 _LEAST_OVER_ZERO = math.ulp(0.0)
-
-
-def check_seconds(option: str, value: float | None, *, zero: bool = False, off: bool = True) -> None:
-    """Check finite seconds over 0; ``zero`` allows 0 too, ``off`` allows ``None``."""
-    if zero:
-        _check(option, value, "seconds, zero or more", 0, off=off)
-    else:
-        _check(option, value, "seconds, more than zero", _LEAST_OVER_ZERO, off=off)
 
 
 def check_rate(option: str, value: float | None) -> None:
@@ -129,7 +122,7 @@ class Limits:
     waits in the mailbox before reading pauses.  ``mailbox_messages``, ``mailbox_bytes``: told
     messages, then the overflow rule.  ``send_high_water``: bytes queued for the peer before ``send``
     waits.  ``max_body``: bytes of the body of one HTTP request, then 413; Robyn keeps three times as many
-    in memory.
+    in memory.  ``topics``: how many a connection may join, then ``join`` raises ``ActorMisuse``.
     """
 
     max_message: int | None = 1024 * 1024
@@ -147,9 +140,10 @@ class Limits:
     message_burst: int = 200
     compression: bool = False
     max_body: int | None = 128 * 1024 * 1024
+    topics: int | None = 1024
 
     def __post_init__(self) -> None:
-        for option in ("max_message", "max_fragments", "send_limit", "max_body"):
+        for option in ("max_message", "max_fragments", "send_limit", "max_body", "topics"):
             check_count(option, getattr(self, option))
         for option in (
             "inbound_messages",

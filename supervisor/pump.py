@@ -28,8 +28,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, final
 
+from actors.repeats import others, repeats
 from actors.transports.asyncio import AsyncioTransport
-from supervisor.channel import MOST, Channel, Word, connect
+from supervisor.channel import MOST, ROOM, Channel, Word, connect
 from supervisor.policies import Backoff
 from supervisor.restarts import BackoffClock
 
@@ -157,6 +158,9 @@ class Pump:
                 self.last_answers()
         elif word is Word.PART:
             self._request += data
+            if len(self._request) > ROOM:
+                logger.error("the pump sends a request without an end")
+                self._ended()
         elif word is Word.UPGRADE:
             line, _, request = (self._request + data).partition(b"\n")
             self._request = b""
@@ -176,7 +180,9 @@ class Pump:
             self._upgrade(transport, request, number)
 
         if sent is None:
-            logger.error("the process has no descriptor left for a connection, which is lost")
+            if (left_out := repeats.due("no descriptor")) is not None:
+                text = "the process has no descriptor left for a connection, which is lost%s"
+                logger.error(text, others(left_out))
         else:
             await connect(sent, connected, self._server.policy.limits.send_high_water)
         if not served:

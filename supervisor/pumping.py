@@ -14,6 +14,7 @@ from typing import Any, final
 
 import anyio
 
+from actors.repeats import others, repeats
 from actors.runtime import Runtime
 from actors.transports.asyncio import AsyncioTransport
 from supervisor.channel import MOST, Channel, Word, connect
@@ -101,7 +102,9 @@ class Pumping:
             self._pipes.begin(client, begin, source, number)
 
         if sent is None:
-            logger.error("the pump has no descriptor left for a connection, which is lost")
+            if (left_out := repeats.due("no descriptor")) is not None:
+                text = "the pump has no descriptor left for a connection, which is lost%s"
+                logger.error(text, others(left_out))
         else:
             await connect(sent, connected)
         if not begun:
@@ -109,6 +112,13 @@ class Pumping:
 
     def _upgrade(self, client: AsyncioTransport, request: bytes, number: int) -> None:
         """Give a client back that is the server's to answer."""
+        if not self._channel.has_room(len(request)):
+            if (left_out := repeats.due("no room")) is not None:
+                text = "the server does not take its connections back in time; one is lost%s"
+                logger.error(text, others(left_out))
+            client.abort()
+            self._ended(number)
+            return
         request = b"%d\n%b" % (number, request)
         while len(request) > MOST:
             self._channel.send(Word.PART, request[:MOST])

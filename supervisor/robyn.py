@@ -291,6 +291,8 @@ class RobynSockets:
         count = self._check(processes)
         check_ready_path(ready_path)
         self._add_routes_of_routers()
+        if drain is not None:
+            self.server.check_notice(drain.notice)
         host, port = os.environ.get("ROBYN_HOST", host), _port_of_environment(port)
         parent = Parent.of_this_process()
         if parent is None and count > 1:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import final
 from urllib.parse import unquote
 
 from actors import ConnectionActor
-from actors.codecs import choose_codec, codec_named, offered_subprotocols
+from actors.codecs import Codec, choose_codec, codec_named, offered_subprotocols
 from supervisor.policies import Policy
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
 @final
@@ -33,6 +36,11 @@ class Route:
                 raise TypeError(f"policy: that of {owner} is {policy!r}, not a supervisor.Policy")
         if isinstance(actor.subprotocols, str):
             raise TypeError(f"subprotocols: a sequence of names, not the str {actor.subprotocols!r}")
+        for name in actor.subprotocols:
+            if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+                raise ValueError(
+                    f"subprotocols: {name!r} of {actor.__name__} is no token (RFC 6455, section 4.1)"
+                )
         codec = actor.codec
         try:
             for one in codec.values() if isinstance(codec, Mapping) else (codec,):
@@ -89,6 +97,12 @@ class Router:
             self._patterns[shape] = (segments, route)
         else:
             self._static[segments] = route
+
+    def codecs(self) -> Iterator[Codec]:
+        """The codecs of all routes."""
+        for route in (*self._static.values(), *(route for _, route in self._patterns.values())):
+            codec = route.actor.codec
+            yield from map(codec_named, codec.values() if isinstance(codec, Mapping) else (codec,))
 
     def find(self, path: str) -> tuple[Route, dict[str, str]] | None:
         """Give the route of ``path`` (percent-encoded, without query) and its parameters."""

@@ -21,6 +21,7 @@ import anyio.to_thread
 from anyio.abc import TaskStatus
 
 from actors import Actor, ConnectionActor, ExitReason
+from actors.codecs import encoded
 from actors.codes import CloseCode
 from actors.errors import ActorMisuse
 from actors.messages import Close
@@ -246,6 +247,11 @@ class Server:
             return report
         finally:
             self._drains.remove(draining)
+
+    def check_notice(self, notice: object) -> None:
+        """Raise what a codec of a route raises for a ``notice`` of a drain that is still to come."""
+        for codec in self.router.codecs() if notice is not None else ():
+            encoded(codec, notice)
 
     def hurry(self, within: float) -> None:
         """Let the drains at work close everything now, and abort what is left after ``within`` seconds."""

@@ -7,10 +7,14 @@ from typing import final
 from actors.cell import Cell
 from actors.codecs import Codec
 from actors.connection_cell import ConnectionCell
-from actors.errors import MailboxFull
-from actors.mailbox import Told, size_of
+from actors.errors import ActorMisuse, MailboxFull
+from actors.mailbox import Told
 from actors.runtime import Runtime
+from actors.sizes import size_of
 from actors.transports.websocket import frame_of
+
+LONGEST = 1024
+"""Characters that the name of a topic may have."""
 
 
 @final
@@ -59,13 +63,24 @@ class Topics:
         return len(self._members)
 
     def join(self, topic: str, cell: Cell) -> None:
-        """Let ``cell`` get what is published to ``topic``; twice is once.  From any thread."""
+        """Let ``cell`` get what is published to ``topic``; twice is once.  From any thread.
+
+        Raises ``TypeError`` and ``ValueError`` for what is no name of a topic: names may come from a peer.
+        """
+        if not isinstance(topic, str):
+            raise TypeError(f"topic: a name, a str, not {topic!r}")
+        if len(topic) > LONGEST:
+            raise ValueError(f"topic: a name of at most {LONGEST} characters, not one of {len(topic)}")
         self._runtime.call(self._join, topic, cell)
 
     def _join(self, topic: str, cell: Cell) -> None:
         if not cell.stopped:
             joined = self._joined.setdefault(cell, set())
             if topic not in joined:
+                if len(joined) == cell.most_topics:
+                    raise ActorMisuse(
+                        f"{cell.ref!r} has joined {len(joined)} topics, as many as Limits(topics=) allows"
+                    )
                 joined.add(topic)
                 self._members.setdefault(topic, _Members()).add(cell)
 
@@ -111,7 +126,7 @@ class Topics:
             for cell in cells:
                 cell.publish_frame(frame, now)
         for service in services:
-            told = Told(message, size_of(message))
+            told = Told(message, size_of(message, service.mailbox.bounds.told_bytes))
             try:
                 service.put_told(told)
             except MailboxFull:

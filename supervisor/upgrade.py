@@ -24,6 +24,8 @@ import anyio
 from actors import ConnectionActor, Refusal
 from actors.codecs import Codec, choose_codec
 from actors.connection_cell import ConnectionCell
+from actors.misuse import taken
+from actors.repeats import log_error
 from actors.transports.opening import Handshake, HandshakeRefused, Opening, wants_websocket
 from actors.transports.transport import NOBODY, Transport
 from actors.transports.websocket import WebSocket
@@ -170,10 +172,12 @@ class Upgrade(Opening):
                 answer = actor.on_upgrade(handshake.request)
                 if type(answer) is CoroutineType:
                     answer = await answer
+                elif answer is not None:
+                    answer = await taken(answer)
                 if answer is not None and not isinstance(answer, Refusal):
                     raise TypeError(f"on_upgrade returns None or a Refusal, not {answer!r}")
         except BaseException as error:
-            logger.exception("%s.on_upgrade failed", actor.__name__, exc_info=error)
+            log_error(logger, error, actor.__qualname__, "%s.on_upgrade failed", actor.__name__)
             answer = Refusal(500)
         if self._stage is not ASKING:
             return  # given up meanwhile, or its peer is gone

@@ -12,6 +12,9 @@ import os
 
 import pytest
 
+from actors.repeats import repeats
+from supervisor.events import refusals
+
 collect_ignore = ["benchmarks"]
 
 EVERY_RUNTIME = [
@@ -23,6 +26,12 @@ EVERY_RUNTIME = [
     ),
     "trio",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _every_line_is_new() -> None:
+    repeats.forget()
+    refusals.forget()
 
 
 @pytest.fixture(scope="module", params=["asyncio", "trio"])

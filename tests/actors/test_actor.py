@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from actors import Actor, ActorMisuse, ActorStopped, ConnectionActor, Down, ExitReason
@@ -262,3 +263,22 @@ async def test_a_hook_that_swallows_cancellation_is_left_behind_and_reported() -
         )
         assert journal == ["on_start", "on_stop"]
         release.set()
+
+
+@pytest.mark.parametrize("other", ["asyncio", "trio"])
+async def test_send_on_another_thread_says_what_to_do_instead(other: str) -> None:
+    async def elsewhere(actor: ConnectionActor) -> None:
+        with pytest.raises(
+            ActorMisuse, match=r"send\(\) belongs to the event loop's thread.* tell the actor"
+        ):
+            await actor.send("from elsewhere")
+        with pytest.raises(ActorMisuse, match=r"cancel_timer\(\) belongs to the event loop's thread"):
+            actor.cancel_timer("k")
+
+    async with connected(ConnectionActor) as client:
+        actor = client.actor
+        with anyio.fail_after(DEADLINE):
+            await anyio.to_thread.run_sync(lambda: anyio.run(elsewhere, actor, backend=other))
+        await actor.send("from here")
+
+        assert await client.receive() == "from here"

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import Actor
-from actors.dead_letters import KEPT, LOG_INTERVAL, LOGGED_AT_ONCE, DeadLetter, DeadLetters
+from actors.dead_letters import BEGIN, KEPT, KEPT_SIZE, DeadLetter, DeadLetters, Excerpt
+from actors.repeats import LOG_INTERVAL, LOGGED_AT_ONCE
 from actors.testing import ManualClock, running, started
 
 REASONS = ["crashed", "undelivered", "stopped", "overflow", "expired"]
@@ -40,6 +41,25 @@ def test_no_more_are_kept_than_the_ring_has_places() -> None:
 
     assert [letter.message for letter in dead.last] == list(range(5, KEPT + 5))
     assert dead.counts.total() == KEPT + 5
+
+
+def test_a_large_message_is_kept_as_its_type_its_size_and_how_it_began() -> None:
+    dead = DeadLetters()
+    told: list[object] = []
+    dead.subscribe(lambda letter: told.append(letter.message))
+    text, data, tree, unknown = "é" * (KEPT_SIZE + 1), b"x" * (1 << 20), [[]] * KEPT_SIZE, object()
+
+    for message in (text, data, tree, unknown, "y" * KEPT_SIZE):
+        dead.add(message, "room", "crashed")
+
+    assert [letter.message for letter in dead.last] == [
+        Excerpt("str", KEPT_SIZE + 1, "é" * BEGIN),
+        Excerpt("bytes", 1 << 20, b"x" * BEGIN),
+        Excerpt("list"),
+        Excerpt("object"),
+        "y" * KEPT_SIZE,
+    ]
+    assert told == [text, data, tree, unknown, "y" * KEPT_SIZE]
 
 
 # -- subscribers -------------------------------------------------------------------------------

@@ -588,3 +588,135 @@ async def test_a_restart_ends_what_the_old_incarnation_owned_before_the_new_one_
         assert journal == [*last, "restarted for boom"]
         assert ref._cell.incarnation_number == 2
         assert len(ref._cell.runtime.timers) == 0
+
+
+# -- a life that is over -----------------------------------------------------------------------
+
+
+class Stubborn(Socket):
+    """Owns a task that does not end when it is cancelled, only when the test says so, with an error."""
+
+    old: list[Stubborn]
+    go_on: anyio.Event
+    ended: anyio.Event
+
+    async def on_connect(self) -> None:
+        Stubborn.old, Stubborn.go_on, Stubborn.ended = [self], anyio.Event(), anyio.Event()
+        begun = anyio.Event()
+        self.spawn(self.refuse, begun)
+        await begun.wait()
+
+    async def refuse(self, begun: anyio.Event) -> None:
+        go_on, ended = self.go_on, self.ended
+        begun.set()
+        with anyio.CancelScope(shield=True):
+            await go_on.wait()
+        ended.set()
+        raise ValueError("late")
+
+    async def on_restart(self, error: BaseException) -> None:
+        self.journal.append("restarted")
+
+
+@asynccontextmanager
+async def second_life() -> AsyncIterator[tuple[Client, Stubborn, ManualClock]]:
+    """A connection in its second life, and the instance of the first, a task of which still runs."""
+    clock = ManualClock()
+    async with connected(Stubborn, clock=clock, crash=Reaction.RESTART, teardown=1.0) as client:
+        await clock.advance(0.0)
+        await client.send("boom")
+        await clock.advance(10.0)
+        assert client.actor.journal == ["restarted"]
+        (old,) = Stubborn.old
+        try:
+            yield client, old, clock
+        finally:
+            Stubborn.go_on.set()
+            await Stubborn.ended.wait()
+            await settled()
+
+
+async def test_a_task_of_an_earlier_life_that_fails_late_crashes_nobody_and_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with second_life() as (client, _old, _):
+        crashes = len(client.crashes)
+        caplog.clear()
+
+        Stubborn.go_on.set()
+        await Stubborn.ended.wait()
+        await settled()
+
+        assert len(client.crashes) == crashes
+        assert client.cell.incarnation_number == 2
+        assert client.ref.alive
+        (record,) = caplog.records
+        assert "refuse" in record.getMessage()
+        assert "left behind by an earlier life, failed" in record.getMessage()
+        assert "ValueError: late" in caplog.text
+
+
+async def test_an_instance_whose_life_is_over_reaches_nothing_of_the_next_one() -> None:
+    async with second_life() as (client, old, clock):
+        for begin in (
+            lambda: old.spawn(old.task, "x"),
+            lambda: old.after(0, "after"),
+            lambda: old.every(1, "every"),
+            lambda: old.join("topic"),
+            lambda: old.leave("topic"),
+        ):
+            with pytest.raises((ActorStopped, ActorMisuse), match=r"is over|topics need"):
+                begin()
+        with pytest.raises(ActorStopped, match="the life of this Stubborn is over"):
+            await old.enter(old.resource("x"))
+        with pytest.raises(ActorStopped, match="another instance has taken its place"):
+            await old.send("from the past")
+        client.actor.after(1, "mine", key="k")
+        assert old.cancel_timer("k") is False
+        await clock.advance(2)
+
+        assert client.actor.journal == ["restarted", "mine"]
+        assert client.cell._incarnation is not None
+        assert not client.cell._incarnation._tasks
+        await client.actor.send("from the present")
+        assert await client.receive() == "from the present"
+
+
+async def test_what_any_other_actor_could_do_an_instance_of_an_earlier_life_can_too() -> None:
+    async with second_life() as (client, old, _):
+        assert (old.id, old.ref) == (client.actor.id, client.ref)
+        assert old.request is client.actor.request
+        assert (old.query_params, old.path_params, old.round_trip) == ({}, {}, None)
+
+        old.close(4002, "from the past")
+
+        assert await client.closed() == (4002, "from the past", True)
+
+
+async def test_a_resource_of_an_earlier_life_that_fails_late_crashes_nobody() -> None:
+    clock, go_on, left = ManualClock(), anyio.Event(), anyio.Event()
+
+    @asynccontextmanager
+    async def stubborn() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await go_on.wait()
+            left.set()
+            raise ValueError("late")
+
+    async with connected(Socket, clock=clock, crash=Reaction.RESTART, teardown=1.0) as client:
+        client.ref.tell(lambda actor: actor.enter(stubborn()))
+        await clock.advance(0.0)
+        await client.send("boom")
+        await clock.advance(10.0)
+        assert client.cell.incarnation_number == 2
+        crashes = len(client.crashes)
+
+        go_on.set()
+        await left.wait()
+        await settled()
+
+        assert len(client.crashes) == crashes
+        assert client.ref.alive

@@ -62,6 +62,8 @@ def test_a_supervisor_counts_only_crashes_as_failures() -> None:
         ({"grace": math.nan}, ValueError, "grace: seconds, zero or more, not nan"),
         ({"grace": "5"}, TypeError, "grace: seconds"),
         ({"grace": None}, TypeError, "grace: seconds"),
+        ({"grace": math.inf}, ValueError, "grace: seconds, zero or more, not inf"),
+        ({"grace": 10**400}, ValueError, "grace: seconds, zero or more"),
         ({"grace": True}, TypeError, "grace: seconds"),
     ],
 )
@@ -92,3 +94,40 @@ def test_a_refusal_takes_every_known_status_that_refuses() -> None:
 
     with pytest.raises(ValueError, match="status: 499 does not refuse"):
         Refusal(499)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"status": "403"}, TypeError, "status: an HTTP status"),
+        ({"status": True}, TypeError, "status: an HTTP status"),
+        ({"reason": None}, TypeError, "reason: a str"),
+        ({"reason": b"no"}, TypeError, "reason: a str"),
+        ({"reason": "\ud800"}, ValueError, "reason: not encodable as UTF-8"),
+        ({"headers": [("X-A", "b")]}, TypeError, "headers: a mapping"),
+        ({"headers": {"Retry-After": 5}}, TypeError, "headers: names and values are str"),
+        ({"headers": {b"X-A": "b"}}, TypeError, "headers: names and values are str"),
+        ({"headers": {"X A": "b"}}, ValueError, "headers: 'X A' is no name"),
+        ({"headers": {"X-A\r\nX-B": "b"}}, ValueError, "is no name of a header"),
+        ({"headers": {"": "b"}}, ValueError, "headers: '' is no name"),
+        ({"headers": {"X-A": "b\r\nSet-Cookie: admin=1"}}, ValueError, "that no header may have"),
+        ({"headers": {"X-A": "b\n"}}, ValueError, "that no header may have"),
+        ({"headers": {"X-A": "\ud800"}}, ValueError, "that no header may have"),
+        ({"headers": {"content-length": "3"}}, ValueError, "content-length is the server's to send"),
+        ({"headers": {"Transfer-Encoding": "chunked"}}, ValueError, "the server's to send"),
+    ],
+)
+def test_a_refusal_that_cannot_be_sent_names_the_option(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Refusal(**{"status": 403, **options})
+
+
+def test_the_headers_of_a_refusal_are_those_that_were_checked() -> None:
+    headers = {"WWW-Authenticate": 'Basic realm="chat, tea"', "X-Empty": ""}
+    refusal = Refusal(401, "who are you?", headers)
+
+    headers["X-A"] = "b\r\nSet-Cookie: admin=1"
+
+    assert refusal.headers == {"WWW-Authenticate": 'Basic realm="chat, tea"', "X-Empty": ""}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -293,18 +294,40 @@ async def test_drop_old_keeps_what_came_last() -> None:
     async with busy(bounds=FULL, overflow=Overflow.DROP_OLD) as actor:
         for number in "1234":
             actor.ref.tell(number)
-        actor.ref.tell("x" * 11)  # fits not even alone
-        await actor.finished()
-
-        assert actor.seen == []
-        assert [message for message, _ in actor.dead_letters] == ["1", "2", "3", "4", "x" * 11]
-
-    async with busy(bounds=FULL, overflow=Overflow.DROP_OLD) as actor:
-        for number in "1234":
-            actor.ref.tell(number)
         await actor.finished()
 
         assert actor.seen == ["3", "4"]
+
+
+@pytest.mark.parametrize("large", ["x" * 11, [[], []], {"a": "x"}])
+async def test_drop_old_drops_nothing_for_a_message_that_fits_not_even_alone(large: object) -> None:
+    async with busy(bounds=FULL, overflow=Overflow.DROP_OLD) as actor:
+        actor.ref.tell("1")
+        actor.ref.tell("2")
+        actor.ref.tell(large)
+        await actor.finished()
+
+        assert actor.seen == ["1", "2"]
+        assert actor.dead_letters == [(large, "overflow")]
+
+
+async def test_a_message_larger_than_the_mailbox_is_refused_as_such() -> None:
+    async with busy(bounds=FULL) as actor:
+        with pytest.raises(MailboxFull, match="larger than what the mailbox may hold, 10 bytes"):
+            actor.ref.tell(["x" * 3])
+        with pytest.raises(MailboxFull, match="larger than what the mailbox may hold"):
+            await actor.ref.ask({"key": 1})
+        await actor.finished()
+
+
+async def test_what_a_codec_made_of_a_message_counts_towards_the_bound_in_bytes() -> None:
+    async with busy(bounds=Bounds(told_messages=100, told_bytes=100), overflow=Overflow.DROP_NEW) as actor:
+        for _ in range(3):
+            actor.ref.tell([[] for _ in range(6)])
+        await actor.finished()
+
+        assert actor.seen == [[[]] * 6] * 2
+        assert len(actor.dead_letters) == 1
 
 
 async def test_close_ends_the_connection_with_1013() -> None:
@@ -506,3 +529,33 @@ async def test_monitors_are_told_of_a_restart_and_stay() -> None:
         await settled()
 
     assert seen == [Restarted(target, 2, error), Down(target, ExitReason.SHUTDOWN)]
+
+
+@pytest.mark.parametrize("timeout", ["5", True, -1, math.nan, math.inf, [], 10**400])
+async def test_an_ask_with_a_timeout_that_is_none_raises_before_anything_is_sent(timeout: Any) -> None:
+    seen: list[Any] = []
+
+    async with started(Keeper, seen) as ref:
+        with pytest.raises((TypeError, ValueError), match="timeout: seconds, zero or more, or None"):
+            await ref.ask("never", timeout=timeout)
+        assert await ref.ask("then", timeout=None) == "answer to then"
+
+    assert seen == ["then"]
+
+
+@pytest.mark.parametrize("delay", ["5", True, None, math.nan, math.inf, -1])
+async def test_a_timer_with_a_delay_that_is_none_raises_and_leaves_the_one_with_its_key(delay: Any) -> None:
+    clock = ManualClock()
+
+    async with connected(Socket, clock=clock) as client:
+        actor = client.actor
+        actor.after(1, lambda actor: actor.close(4000), key="k")
+        with pytest.raises((TypeError, ValueError), match="delay: seconds, zero or more"):
+            actor.after(delay, "never", key="k")
+        with pytest.raises((TypeError, ValueError), match="interval: seconds, more than zero"):
+            actor.every(delay, "never", key="k")
+        with pytest.raises(ValueError, match="interval: seconds, more than zero, not 0"):
+            actor.every(0, "never", key="k")
+        await clock.advance(2)
+
+        assert (await client.closed()).code == 4000

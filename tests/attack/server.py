@@ -3,7 +3,8 @@
 ``counted``: loopback is not exempt from what admission allows one address, as no address elsewhere is.
 
 ``/`` echoes; ``/news`` publishes what it gets to all who are there; ``/unlimited`` echoes without a
-limit of control frames.  It logs as a server does, to nowhere.
+limit of control frames; ``/rooms`` wants JSON objects with a "room" and crashes at others.  It logs as
+a server does, to nowhere.
 """
 
 from __future__ import annotations
@@ -33,9 +34,16 @@ class News(ConnectionActor):
         self.publish("news", message)
 
 
+class Rooms(ConnectionActor):
+    codec = "json"
+
+    async def on_message(self, message: dict[str, str]) -> None:
+        await self.send(message["room"])
+
+
 async def main(admission: Admission) -> None:
     limitless = Policy(limits=Limits(control_rate=None))
-    routes = {"/": Echo, "/news": News, "/unlimited": Route(Echo, policy=limitless)}
+    routes = {"/": Echo, "/news": News, "/rooms": Rooms, "/unlimited": Route(Echo, policy=limitless)}
     async with serve(routes, admission=admission) as server:
         print(f"serving on port {server.port}", flush=True)
         await server.serve_forever()

@@ -7,7 +7,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
-from supervisor.channel import MOST, Channel, Word
+from supervisor.channel import MOST, ROOM, Channel, Word
 from tests.supervisor.sites import asyncio_only
 from tests.witness import open_sockets, until
 
@@ -108,3 +108,23 @@ async def test_the_end_of_the_other_side_is_told_once() -> None:
         await until(lambda: end.ended)
         await asyncio.sleep(0)
         assert end.messages == []
+
+
+async def test_so_many_bytes_of_connections_may_wait_and_again_when_they_went() -> None:
+    one, given = socket.socketpair()
+    with one, given, ends() as (end, other):
+        messages = 0
+        while end.channel.has_room(MOST):
+            end.channel.send(Word.UPGRADE, b"x" * MOST, given.fileno())
+            messages += 1
+        assert end.channel._waiting_size <= ROOM < end.channel._waiting_size + MOST
+        end.channel.send(Word.ENDED, b"127.1.0.1")  # what is small and about one that went is never refused
+
+        reading = End(other)
+        await until(lambda: len(reading.messages) == messages + 1)
+
+        assert reading.messages[-1] == (Word.ENDED, b"127.1.0.1")
+        assert end.channel._waiting_size == 0
+        for connection in reading.connections:
+            connection.close()
+        reading.channel.close()

@@ -24,6 +24,7 @@ from actors import (
     ExitReason,
     Initiator,
 )
+from actors.testing import connected
 from supervisor import ChildSpec, Heartbeat, Policy, Timeouts
 from tests.raw import CLOSE, TEXT, Frame, RawClient, encode, encode_close, raw_client
 from tests.witness import serving, until
@@ -610,3 +611,59 @@ async def test_a_silent_peer_does_not_hold_the_report_up_for_longer_than_the_clo
     assert (report.sent, report.received, report.clean) == ((4001, "anybody there?"), None, False)
     assert (report.code, report.initiator) == (4001, Initiator.LOCAL)
     assert report.handshake_took >= 0.1
+
+
+class Codec:
+    """Makes of a message what the test says, or raises it."""
+
+    name = "odd"
+
+    def __init__(self, made: Any) -> None:
+        self.made = made
+
+    def encode(self, message: object) -> Any:
+        if message == "fine":
+            return "fine"
+        if isinstance(self.made, BaseException):
+            raise self.made
+        return self.made
+
+    def decode(self, data: str | bytes) -> str | bytes:
+        return data
+
+
+@pytest.mark.parametrize(
+    ("codec", "notice", "error", "message"),
+    [
+        ("raw", "\ud800", ValueError, "codec 'raw' cannot send this str: .*surrogates"),
+        ("raw", {}, TypeError, "codec 'raw' sends str or bytes"),
+        ("json", "\ud800", ValueError, "codec 'json' cannot send"),
+        ("json", float("nan"), ValueError, "codec 'json' cannot send"),
+        ("json", {1, 2}, TypeError, "codec 'json' cannot send"),
+        ("msgpack", "\ud800", ValueError, "codec 'msgpack' cannot send"),
+        (Codec("\ud800"), 1, ValueError, "codec 'odd' cannot send this int"),
+        (Codec(None), 1, TypeError, "codec 'odd' makes NoneType of this int"),
+        (Codec(memoryview(b"x")), 1, TypeError, "codec 'odd' makes memoryview of this int"),
+        (Codec(LookupError("broken")), 1, LookupError, "broken"),
+    ],
+)
+@pytest.mark.parametrize("drain", [False, True])
+async def test_a_notice_that_cannot_be_sent_is_the_callers_error_and_the_connection_goes_on(
+    codec: Any, notice: object, error: type[Exception], message: str, drain: bool
+) -> None:
+    class Talker(ConnectionActor):
+        async def on_message(self, message: object) -> None:
+            await self.send("fine")
+
+    Talker.codec = codec
+    async with connected(Talker) as client:
+        with pytest.raises(error, match=message):
+            client.ref.close(4000, "going", notice=notice, drain=drain)
+        with pytest.raises(error, match=message):
+            client.actor.close(4000, "going", notice=notice, drain=drain)
+
+        assert client.cell.mailbox.open
+        await client.send(b"\xa1a" if codec == "msgpack" else '"hello"')
+        assert await client.receive() in ("fine", '"fine"', b"\xa4fine")
+        client.ref.close(4001, "gone", notice="fine", grace=0)
+        assert await client.closed() == (4001, "gone", True)

@@ -103,7 +103,7 @@ async def answered_too_late(client: Client, memory: MemoryServer) -> None:
 DEADLINE = 20.0
 Provoke = Callable[[Client, MemoryServer], Awaitable[None]]
 REASONS: list[tuple[Provoke, list[tuple[Any, str]]]] = [
-    (hook_crashes, [("boom", "crashed"), ("boom", "crashed")]),
+    (hook_crashes, [('"boom"', "crashed"), ("boom", "crashed")]),
     (close_overtakes, [('"a"', "undelivered"), ('"b"', "undelivered"), ("c", "undelivered")]),
     (told_to_the_dead, [("a", "stopped"), ("b", "stopped")]),
     (told_while_closing, [("a", "stopped")]),

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import CloseReport, ConnectionActor, ExitReason
+from actors.codecs import JsonCodec
 from actors.messages import Close
 from actors.runtime import Runtime
 from actors.testing import Client, ManualClock, connected, running
@@ -236,6 +237,59 @@ async def test_a_notice_comes_first_and_who_then_goes_by_itself_is_clean() -> No
 
         assert await other.closed() == (1012, "service restart", True)
         assert drained.counts() == (2, 2, 0, 0)
+
+
+class Json(Echo):
+    codec = "json"
+
+
+async def test_a_notice_that_no_frame_can_carry_is_an_error_and_no_connection_hangs() -> None:
+    async with serving(Echo) as (server, witness), raw_client(server) as client:
+        with pytest.raises(ValueError, match="codec 'raw' cannot send this str"):
+            await server.drain(notice="\ud800")
+        assert not witness.of(DrainStarted)
+
+        await client.send("still there?")
+        assert (await client.frame()).text == "still there?"
+
+
+@pytest.mark.parametrize("notice", ["\ud800", {"going": "down"}, {1}, float("nan")])
+async def test_a_notice_that_one_of_the_codecs_cannot_encode_is_an_error_before_anything_closes(
+    notice: object,
+) -> None:
+    async with (
+        serving({"/": Json, "/raw": Echo}) as (server, witness),
+        raw_client(server) as json,
+        raw_client(server, "/raw") as raw,
+    ):
+        with pytest.raises((TypeError, ValueError), match=r"codec '(raw|json)'"):
+            await server.drain(notice=notice)
+
+        assert server.ready
+        assert not witness.of(DrainStarted)
+        await json.send('"a"')
+        await raw.send("b")
+        assert (await json.frame()).text == '"a"'
+        assert (await raw.frame()).text == "b"
+
+
+async def test_a_notice_is_encoded_once_for_each_codec() -> None:
+    made: list[object] = []
+
+    class Counting(JsonCodec):
+        def encode(self, message: object) -> str:
+            made.append(message)
+            return super().encode(message)
+
+    class Counted(Echo):
+        codec = Counting()
+
+    notice = Close(1012, "", notice="going", grace=0)
+    async with draining(Counted, Counted, Echo, saying=notice, spread=0) as drained:
+        await drained.clock.advance(1)
+
+        assert [await client.receive() for client in drained.clients] == ['"going"', '"going"', "going"]
+        assert made == ["going"]
 
 
 async def test_a_notice_that_cannot_be_encoded_is_an_error_and_the_server_goes_on() -> None:

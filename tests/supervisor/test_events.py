@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any, get_args
 
 import pytest
 
-from actors import Actor, ActorRef, CloseReport, ExitReason, Initiator
+from actors import Actor, ActorRef, CloseReport, ConnectionActor, ExitReason, Initiator, Request
+from actors.repeats import KINDS, LOG_INTERVAL, LOGGED_AT_ONCE, repeats
 from actors.testing import started
 from supervisor import DrainReport
 from supervisor.events import (
@@ -30,6 +32,8 @@ from supervisor.events import (
     log_event,
     tell,
 )
+from tests.raw import RawClient
+from tests.witness import serving, until
 
 REPORT = CloseReport(
     code=1008,
@@ -275,3 +279,140 @@ def test_an_event_that_only_a_silent_log_would_get_is_not_made(
     caplog.set_level(logging.INFO, logger="supervisor")
 
     assert heard(tuple(hooks), level) is wanted
+
+
+# -- what a client can bring about again and again ---------------------------------------------
+
+
+class Other(Actor):
+    pass
+
+
+def crashed(text: str) -> ValueError:
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        return error
+
+
+async def test_one_crash_again_and_again_is_ten_tracebacks_and_hides_no_other(
+    ref: ActorRef, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(500):
+        log_event(ActorCrashed(ref, crashed(f"number {number}")))
+    assert len(caplog.records) == LOGGED_AT_ONCE
+
+    log_event(ActorCrashed(ref, KeyError("another type")))
+    try:
+        raise ValueError("another place")
+    except ValueError as error:
+        log_event(ActorCrashed(ref, error))
+    async with started(Other) as other:
+        log_event(ActorCrashed(other, crashed("another class")))
+
+    assert len(caplog.records) == LOGGED_AT_ONCE + 3
+
+
+async def test_the_line_that_comes_after_five_minutes_says_how_many_did_not(
+    ref: ActorRef, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(500):
+        log_event(ActorCrashed(ref, crashed("again")))
+    later = time.monotonic() + LOG_INTERVAL
+    monkeypatch.setattr(repeats, "_clock", lambda: later)
+
+    log_event(ActorCrashed(ref, crashed("again")))
+
+    assert caplog.records[-1].getMessage() == f"{ref!r} crashed; 490 like it before were not logged"
+    assert caplog.records[-1].exc_info
+
+
+async def test_restarts_of_one_class_are_ten_lines(ref: ActorRef, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "supervisor")
+
+    for number in range(100):
+        log_event(ActorRestarted(ref, number))
+
+    assert len(caplog.records) == LOGGED_AT_ONCE
+
+
+def test_refusals_of_one_address_are_ten_lines_and_hide_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "supervisor")
+
+    for port in range(5000, 5500):
+        log_event(UpgradeRefused("/chat", f"192.0.2.1:{port}", 403, "not from here"))
+    log_event(UpgradeRefused("/chat", "192.0.2.2:5000", 403, "not from here"))
+    log_event(UpgradeRefused("/chat", "192.0.2.1:5000", 404, "nothing here"))
+
+    assert len(caplog.records) == LOGGED_AT_ONCE + 2
+
+
+async def test_refusals_of_more_addresses_than_are_counted_hide_no_crash(
+    ref: ActorRef, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "supervisor")
+    for number in range(2 * KINDS):
+        log_event(UpgradeRefused("/chat", f"[2001:db8::{number:x}]:5000", 403, "not from here"))
+        log_event(UpgradeRefused("/chat", f"[2001:db8::{number:x}]:5001", 403, "not from here"))
+    assert len(caplog.records) == 2 * KINDS + LOGGED_AT_ONCE
+
+    for _ in range(3):
+        log_event(ActorCrashed(ref, crashed("seen")))
+
+    assert len(caplog.records) == 2 * KINDS + LOGGED_AT_ONCE + 3
+
+
+def test_a_line_shows_no_more_than_the_begin_of_a_path(logged: Callable[[Event], logging.LogRecord]) -> None:
+    path = "/" + "x" * 8000
+
+    refused = logged(UpgradeRefused(path, "192.0.2.1:5000", 404, "y" * 8000))
+    closed = logged(replace(CLOSED, path=path))
+
+    assert len(refused.getMessage()) < 700
+    assert "'/xxx" in refused.getMessage()
+    assert len(closed.getMessage()) < 500
+    assert closed.__dict__["path"] == path[:256]
+
+
+def test_a_line_names_ten_leaks_and_counts_the_others(logged: Callable[[Event], logging.LogRecord]) -> None:
+    record = logged(replace(CLOSED, leaks=tuple(f"task {number}" for number in range(1000))))
+
+    assert record.getMessage().endswith(
+        "LEAKED: " + ", ".join(f"task {n}" for n in range(10)) + ", and 990 more"
+    )
+
+
+async def test_a_hook_that_always_fails_is_ten_tracebacks(caplog: pytest.LogCaptureFixture) -> None:
+    def failing(event: Event) -> None:
+        raise ValueError(event)
+
+    for _ in range(100):
+        tell([failing], ServerStopped())
+
+    assert len(caplog.records) == LOGGED_AT_ONCE
+
+
+class Crashing(ConnectionActor):
+    @classmethod
+    async def on_upgrade(cls, request: Request) -> None:
+        if "no" in request.query_params:
+            raise ValueError("no upgrade")
+
+    async def on_message(self, message: str) -> None:
+        raise ValueError(message)
+
+
+async def test_one_client_that_crashes_again_and_again_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving({"/": Crashing}) as (server, witness):
+        for _ in range(30):
+            client = await RawClient.dial(server)
+            await client.request("/")
+            await client.send("boom")
+            assert await client.answer_close() == (1011, "")
+            client.close()
+            refused = await RawClient.dial(server)
+            assert await refused.request("/?no") == 500
+            refused.close()
+        await until(lambda: len(witness.crashes) == 30)
+
+    assert sum(record.exc_info is not None for record in caplog.records) == 2 * LOGGED_AT_ONCE

@@ -674,3 +674,52 @@ def test_functions_registered_on_one_websocket_are_not_on_another() -> None:
 
     assert list(first.functions) == ["connect"]
     assert list(second.functions) == []
+
+
+def test_a_function_with_a_yield_is_refused_when_it_is_registered() -> None:
+    def plain(ws: Any, message: str) -> Any:
+        yield "lost"
+
+    async def later(ws: Any, message: str) -> Any:
+        yield "lost"
+
+    _, route = functions()
+    for function in (plain, later):
+        with pytest.raises(TypeError, match="event: the function for 'message' has a yield in it"):
+            route.on("message")(function)
+
+
+async def test_a_function_that_returns_what_cannot_be_sent_is_a_crash_that_names_it() -> None:
+    actor, route = functions()
+
+    @route.on("message")
+    def answer(ws: Any, message: str) -> Any:
+        return 5
+
+    async with serving(actor) as (server, witness), raw_client(server) as client:
+        await client.send("go")
+
+        assert await client.answer_close() == (1011, "")
+        (error,) = witness.crashes
+        assert str(error).startswith("the function for 'message' of /ws returned what cannot be sent: ")
+        assert "int" in str(error)
+
+
+async def test_what_the_function_for_close_returns_is_said_to_be_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    actor, route = functions()
+
+    @route.on("close")
+    def over(ws: Any) -> Any:
+        return "bye"
+
+    @route.on("connect")
+    def opened(ws: Any) -> Any:
+        return ws.close(4000)
+
+    async with serving(actor) as (server, witness), raw_client(server) as client:
+        assert await client.answer_close() == (4000, "")
+        await witness.one_closed()
+
+    assert "on_close returned a str, and nobody takes it" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -11,7 +12,15 @@ import anyio.lowlevel
 import pytest
 import trio
 
-from actors import Actor, ActorRef, ActorStopped, CloseReport, ConnectionActor, ExitReason
+from actors import (
+    Actor,
+    ActorRef,
+    ActorStopped,
+    CloseReport,
+    ConnectionActor,
+    ConnectionClosing,
+    ExitReason,
+)
 from supervisor import ChildSpec, Restart
 from tests.conftest import EVERY_RUNTIME
 from tests.raw import CONTINUATION, TEXT, RawClient, encode, raw_client
@@ -403,3 +412,76 @@ async def test_a_neighbour_is_heard_while_ten_thousand_fragments_are_taken_apart
         await until(lambda: len(heard) == 11)
 
     assert heard.index("one") <= 2
+
+
+# -- a disconnect found out in a group ---------------------------------------------------------
+
+
+class Grouped(ConnectionActor):
+    """Sends from tasks of a group until the connection is gone."""
+
+    async def send_on(self) -> None:
+        while True:
+            await self.send("x")
+            await anyio.lowlevel.checkpoint()
+
+    async def in_groups(self) -> None:
+        async with anyio.create_task_group() as outer, anyio.create_task_group() as inner:
+            outer.start_soon(self.send_on)
+            inner.start_soon(self.send_on)
+
+
+class InHook(Grouped):
+    async def on_message(self, message: str) -> None:
+        await self.in_groups()
+
+
+class InTask(Grouped):
+    async def on_message(self, message: str) -> None:
+        self.spawn(self.in_groups)
+
+
+class AsResource(Grouped):
+    async def on_message(self, message: str) -> None:
+        group = await self.enter(anyio.create_task_group())
+        group.start_soon(self.send_on)
+
+
+@pytest.mark.every_runtime
+@pytest.mark.parametrize("actor", [InHook, InTask, AsResource])
+async def test_a_disconnect_that_is_found_out_in_a_task_group_is_no_crash(
+    actor: type[ConnectionActor], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(actor) as (server, witness):
+        for end in ("close", "drop"):
+            async with raw_client(server) as client:
+                await client.send("go")
+                await client.frame()
+                if end == "close":
+                    await client.send_close(1000)
+                    await client.rest()
+                else:
+                    client.reset()
+        await until(lambda: len(witness.closed) == 2)
+
+        assert witness.crashes == []
+        assert server.runtime.dead_letters.counts["crashed"] == 0
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.every_runtime
+async def test_a_group_with_another_error_beside_the_disconnect_is_a_crash() -> None:
+    class Mixed(Grouped):
+        async def on_message(self, message: str) -> None:
+            try:
+                await self.send_on()
+            except ConnectionClosing as error:
+                raise ExceptionGroup("both", [error, ValueError("a bug")]) from None
+
+    async with serving(Mixed) as (server, witness), raw_client(server) as client:
+        await client.send("go")
+        await client.frame()
+        await client.send_close(1000)
+        await until(lambda: witness.crashes)
+
+        assert isinstance(witness.crashes[0], ExceptionGroup)

@@ -136,6 +136,30 @@ def test_connections_that_wait_hold_nothing_of_their_last_message(flooded: tuple
         assert memory(running, "VmRSS") - before < connections * size / 4
 
 
+def crash(port: int, count: int) -> None:
+    """Crash connections with a MiB of JSON each, which is 22 MB of lists."""
+    message = encode(TEXT, b"[" + b"[]," * 349_000 + b"[]]")
+    for _ in range(count):
+        with opened(port, "/rooms") as sock:
+            sock.sendall(message)
+            assert sock.recv(4, socket.MSG_WAITALL) == b"\x88\x02\x03\xf3", "closed with 1011"
+
+
+@pytest.mark.parametrize("count", [6, pytest.param(40, marks=pytest.mark.soak)])
+def test_nothing_is_kept_of_the_large_messages_that_handlers_crashed_with(
+    flooded: tuple[Program, int], count: int
+) -> None:
+    running, port = flooded
+    crash(port, 1)
+    before = memory(running, "VmRSS")
+
+    crash(port, count)
+
+    grown = memory(running, "VmRSS") - before
+    print(f"{count} crashes with a MiB of JSON: grown by {grown / (1 << 20):.1f} MB")
+    assert grown < 3 * ALLOWED
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("name", FLOODS)
 def test_a_flood_of_200_mb_grows_the_server_by_less_than_20_mb(

@@ -48,6 +48,7 @@ COUNTS: dict[type[Any], list[str]] = {
         "send_limit",
         "control_burst",
         "message_burst",
+        "topics",
     ],
     RestartLimit: ["count"],
     Admission: [
@@ -77,6 +78,7 @@ SWITCHED_OFF_WITH_NONE = {
         "send_stall",
         "control_rate",
         "message_rate",
+        "topics",
     },
     Admission: set(COUNTS[Admission]),
 }

@@ -25,6 +25,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from actors import Actor, ActorMisuse, ConnectionActor
+from supervisor import Drain
 from tests.programs import ROOT, Program, alive, children_of, close_of, program
 from tests.raw import DEADLINE, RawClient
 from tests.robyn_apps import APP, TWO_PORTS, ask, http_connection, running
@@ -515,6 +516,20 @@ def test_an_address_that_cannot_be_is_an_error_that_names_the_option(
 ) -> None:
     with pytest.raises(error, match=message):
         supervise(robyn).start(**options)
+
+
+@pytest.mark.parametrize("notice", ["\ud800", {"going": "down"}])
+def test_a_notice_of_the_drain_that_a_codec_cannot_encode_is_an_error_before_the_start(
+    robyn: Robyn, notice: object
+) -> None:
+    class Chat(ConnectionActor):
+        pass
+
+    sockets = supervise(robyn)
+    sockets.route("/chat/:room")(Chat)
+
+    with pytest.raises((TypeError, ValueError), match=r"codec 'raw'"):
+        sockets.start(drain=Drain(notice=notice))
 
 
 def test_a_port_of_the_environment_that_is_no_number_is_an_error(

@@ -209,3 +209,12 @@ def test_the_policy_of_the_class_wins_over_the_route_and_the_route_over_the_serv
     assert Route(One, idle["r"]).policy_within(idle["s"]).timeouts.idle == 2
     assert Route(One).policy_within(idle["s"]).timeouts.idle == 3
     assert Route(One).policy_within(None).timeouts.idle is None
+
+
+@pytest.mark.parametrize("name", ["", "chat json", "chat\r\nX-A: b", "chät", b"chat", 5])
+def test_a_subprotocol_that_no_header_can_name_is_an_error(name: Any) -> None:
+    class Odd(ConnectionActor):
+        subprotocols = (name,)
+
+    with pytest.raises(ValueError, match=r"subprotocols: .* of Odd is no token"):
+        Route(Odd)

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from actors import Actor, ConnectionActor, ExitReason
+from actors import Actor, ActorMisuse, ConnectionActor, ExitReason
 from actors.codecs import Codec, JsonCodec, RawCodec
 from actors.dead_letters import DeadLetter
 from supervisor import Backoff, ChildSpec, Limits, OnCrash, Policy, RestartLimit, Server, Supervisor, Timeouts
@@ -521,3 +521,42 @@ async def test_a_hundred_rounds_of_publishing_while_members_leave_close_and_cras
             assert len(topics_of(server)) == 0, number
 
     assert received > 1000
+
+
+# -- names that a peer chooses -----------------------------------------------------------------
+
+
+class Chooser(ConnectionActor):
+    """Joins what the peer names, and says what went wrong."""
+
+    async def on_message(self, message: str) -> None:
+        try:
+            self.join(message)
+        except (ActorMisuse, ValueError) as error:
+            await self.send(f"{type(error).__name__}: {error}")
+        else:
+            await self.send("joined")
+
+
+async def test_a_peer_cannot_make_its_connection_join_topics_without_end() -> None:
+    policy = Policy(limits=Limits(topics=3))
+    async with serving(Chooser, policy=policy) as (server, _), raw_client(server) as client:
+        for name in ("a", "b", "c", "a"):
+            await client.send(name)
+            assert (await client.frame()).text == "joined"
+
+        await client.send("d")
+        assert "has joined 3 topics, as many as Limits(topics=) allows" in (await client.frame()).text
+        await client.send("x" * 1025)
+        assert (await client.frame()).text.startswith("ValueError: topic: a name of at most 1024 characters")
+        assert len(server._root._around.topics) == 3
+
+
+async def test_the_name_of_a_topic_is_text() -> None:
+    async with serving(Chooser) as (server, _), raw_client(server) as client:
+        await client.send("a")
+        assert (await client.frame()).text == "joined"
+        (cell,) = server.connection_supervisor.cells()
+
+        with pytest.raises(TypeError, match="topic: a name, a str, not 5"):
+            cell.actor.join(5)
