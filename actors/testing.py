@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, final
 from urllib.parse import urlencode
 
 import anyio
-from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
@@ -36,6 +35,7 @@ from actors.codecs import choose_codec, offered_subprotocols
 from actors.codes import CloseCode
 from actors.connection import ConnectionActor
 from actors.connection_cell import ConnectionCell, ConnectionOptions
+from actors.incarnation import ABANDON_AFTER
 from actors.messages import CloseReport, ExitReason, Refusal
 from actors.ref import ActorRef
 from actors.runtime import Runtime
@@ -44,6 +44,7 @@ from actors.transports.asyncio import HIGH_WATER
 from actors.transports.memory import MemoryTransport
 from actors.transports.opening import Handshake, HandshakeRefused, Opening
 from actors.transports.websocket import NO_LIMIT, WebSocket, WireLimits, wire_logger
+from actors.wakeup import Waiter, current_backend
 
 logger = logging.getLogger("actors")
 
@@ -358,32 +359,39 @@ async def running(clock: ManualClock | None = None) -> AsyncIterator[Runtime]:
 
     A cancellation of the block alone reaches none of them, so that they can be ended in order.
     """
-    over = anyio.Event()
-    error: BaseException | None = None
+    begun, over, host_over = Waiter(), Waiter(), Waiter()
+    runtime: Runtime | None = None
 
-    async def host(*, task_status: TaskStatus[Runtime]) -> None:
-        with anyio.CancelScope(shield=True):  # ends with the block
+    async def host() -> None:
+        nonlocal runtime
+        try:
             async with anyio.create_task_group() as task_group:
                 runtime = Runtime(task_group, clock)
                 if clock is None:
                     runtime.spawn(runtime.timers.run, name="timers")
                 else:
                     clock.drive(runtime.timers)
-                task_status.started(runtime)
+                begun.wake()
                 await over.wait()
                 task_group.cancel_scope.cancel()
-            if clock is not None:
+        finally:
+            if clock is not None and runtime is not None:
                 clock.release(runtime.timers)
+            host_over.wake()
 
-    async with anyio.create_task_group() as task_group:
-        runtime = await task_group.start(host)
-        try:
-            yield runtime
-        except BaseException as raised:  # raised below: the task group would wrap it
-            error = raised
-        over.set()
-    if error is not None:
-        raise error
+    # In a task of nobody, and in no scope of the block: a fixture may leave it in another task.
+    current_backend().start_apart(host, "runtime")
+    with anyio.CancelScope(shield=True):  # takes a turn
+        await begun.wait()
+    assert runtime is not None, "made before the wake"
+    try:
+        yield runtime
+    finally:
+        over.wake()
+        with anyio.move_on_after(ABANDON_AFTER, shield=True):
+            await host_over.wait()
+        if not host_over.woken:
+            logger.error("what does not end when it is cancelled is left behind: %s", runtime.busy())
 
 
 async def ended(cell: Cell, clock: ManualClock | None) -> None:

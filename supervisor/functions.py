@@ -8,6 +8,7 @@ These are found once, when the connection opens; one that does not fit closes it
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from actors.codecs import Codec, JsonCodec, RawCodec
 from actors.codes import fit_reason
 from actors.messages import CloseReport
 from supervisor.registry import Registry
+
+logger = logging.getLogger("supervisor")
 
 F = TypeVar("F", bound=Callable[..., Any])
 Codecs = str | Codec | Mapping[str | None, str | Codec]
@@ -374,5 +377,6 @@ class _Value:
     def _of(self, text: str) -> Any:
         try:
             return self.convert(text)
-        except (KeyError, TypeError, ValueError):
+        except Exception as error:  # whatever a conversion raises is about the text, which is the client's
+            logger.debug("parameter %s: converting it failed", self.name, exc_info=error)
             raise _Unfit(f"parameter with a wrong value: {self.name}") from None

@@ -19,6 +19,7 @@ import anyio
 from actors import ConnectionActor, Refusal
 from actors.codecs import Codec, choose_codec
 from actors.connection_cell import ConnectionCell
+from actors.incarnation import ABANDON_AFTER, log_left_behind
 from actors.transports.opening import Handshake, HandshakeRefused, Opening, wants_websocket
 from actors.transports.transport import Transport
 from actors.transports.websocket import WebSocket
@@ -37,7 +38,7 @@ logger = logging.getLogger("supervisor")
 class Upgrade(Opening):
     """The opening handshake of one accepted connection; forgotten by the server when it is over."""
 
-    __slots__ = ("_deadline", "_handshake", "_left", "_scope", "_server", "_ticket")
+    __slots__ = ("_asking", "_deadline", "_handshake", "_left", "_scope", "_server", "_ticket")
 
     def __init__(self, server: Server, transport: Transport) -> None:
         super().__init__(transport)
@@ -45,6 +46,7 @@ class Upgrade(Opening):
         self._left = False
         self._handshake: Handshake | None = None
         self._scope: anyio.CancelScope | None = None
+        self._asking: object = None  # the task that runs on_upgrade
         transport.sink = self
         server.upgrades.add(self)
         handshake_timeout = server.policy.timeouts.handshake
@@ -59,8 +61,6 @@ class Upgrade(Opening):
 
     def abort(self) -> None:
         """Drop the connection: its time is over, or the server stops."""
-        if self._scope is not None:
-            self._scope.cancel()
         self.transport.abort()
         self.gone()
 
@@ -105,6 +105,7 @@ class Upgrade(Opening):
 
     async def _ask_class(self, handshake: Handshake, terms: Terms, codec: Codec) -> None:
         actor = terms.actor
+        self._asking = self._server.runtime.backend.current_task()
         try:
             with anyio.CancelScope() as self._scope:
                 answer: Any = actor.on_upgrade(handshake.request)
@@ -117,6 +118,8 @@ class Upgrade(Opening):
         except BaseException as error:
             logger.exception("%s.on_upgrade failed", actor.__name__, exc_info=error)
             answer = Refusal(500)
+        finally:
+            self._asking = None
         if self._left:
             return
         if isinstance(answer, Refusal):
@@ -159,10 +162,15 @@ class Upgrade(Opening):
     def gone(self) -> None:
         """The peer is gone: give its place back."""
         self._left = True
-        if self._scope is not None:
+        if self._scope is not None and self._asking is not None and not self._scope.cancel_called:
             self._scope.cancel()
+            self._server.runtime.timers.after(ABANDON_AFTER, self._tell_stubborn)
         self._server.gate.leave(self._ticket)
         self._over()
+
+    def _tell_stubborn(self) -> None:
+        if self._asking is not None:
+            log_left_behind(f"on_upgrade for {self.transport.peer}", self._asking)
 
     def _over(self) -> None:
         if self._deadline is not None:
