@@ -160,8 +160,8 @@ async def _left(backend: Backend, host: Host, stopped: Waiter, host_over: Waiter
                 continue
             if stopped.woken:
                 logger.error(
-                    "what does not end when it is cancelled is left behind, and keeps the event loop from its "
-                    "own end: %s",
+                    "what does not end when it is cancelled is left behind, and keeps the event loop from "
+                    "its own end: %s",
                     _named(host.runtime.busy()),
                 )
                 break

@@ -21,7 +21,7 @@ STALLED_AFTER = 5.0
 
 @final
 class StallWatch:
-    """Watches the event loop of the calling thread for as long as a block lasts, or ``begin`` says."""
+    """Watches the event loop of the calling thread: around a block, or from ``watch`` to ``end``."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -38,10 +38,14 @@ class StallWatch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Look no more."""
         self._over.set()
 
     def watch(self) -> None:
-        """Look until the end of the block, or of the event loop."""
+        """Look until the end; the body of a thread."""
         turned = threading.Event()
         while True:
             turned.clear()
