@@ -12,6 +12,7 @@ import socket
 import ssl as tls
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
 from types import TracebackType
@@ -291,6 +292,8 @@ class Server:
             self._signals.take()
         await self._stopped()
         if drain is not None and self._signals is not None and self._signals.times:
+            if self._signals.times > 1:  # the second one came before the drain began
+                drain = replace(drain, within=min(drain.within, drain.hurry), spread=0.0, notice=None)
             await self.drain(drain.within, drain.spread, drain.code, drain.reason, drain.notice)
 
     async def _stopped(self) -> None:
@@ -315,7 +318,7 @@ class Server:
             how = "closing" if drain is None else "draining"
             logger.info("%s: %s %d connections; another one hurries", name, how, len(self.connections))
             self.stop()
-        elif drain is not None and self._drains:
+        elif drain is not None and not self._out_of_service:
             logger.warning("%s again: %d connections have %g s", name, len(self.connections), drain.hurry)
             self.hurry(drain.hurry)
         else:
@@ -340,8 +343,10 @@ class Server:
     # -- the life ------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Server:
-        self._running = self.running()
-        return await self._running.__aenter__()
+        running = self.running()
+        server = await running.__aenter__()
+        self._running = running
+        return server
 
     async def __aexit__(
         self,
