@@ -9,6 +9,16 @@ The client end speaks real frames, and the actor runs in the same cell as on a s
         assert await client.closed() == (1008, "Session expired", True)
 
 A policy is a supervisor's and has no effect here; what a cell takes of it is an option.
+
+``connected``, ``started``, ``serve`` and ``Supervisor`` work in tests and in fixtures that ``yield``
+inside of them, with each of the usual plugins:
+
+* anyio's (``@pytest.mark.anyio``, or ``anyio_mode = "auto"``), on asyncio and trio;
+* pytest-asyncio (``@pytest_asyncio.fixture``), whose fixtures are set up and torn down in other tasks
+  than the test.  An error that ends the tree comes out of the fixture's end and does not cancel the
+  test.  A fixture and the tests that use it need the same event loop: give both the same
+  ``loop_scope``;
+* pytest-trio (``trio_mode = true``), whose fixtures and tests each have a task of their own.
 """
 
 from __future__ import annotations
