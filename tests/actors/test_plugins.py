@@ -72,7 +72,8 @@ async def test_without_a_fixture():
 """
 PLUGINS = {
     "pytest-asyncio": (
-        "asyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\naddopts = -p no:anyio -p no:trio",
+        "asyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
+        "addopts = -p no:anyio -p no:trio",
         "from pytest_asyncio import fixture",
     ),
     "pytest-trio": ("trio_mode = true\naddopts = -p no:anyio -p no:asyncio", "from pytest import fixture"),
