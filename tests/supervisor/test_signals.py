@@ -132,7 +132,7 @@ def test_a_third_signal_does_what_it_did_before_also_while_a_plain_function_bloc
     app: Path, loop: str
 ) -> None:
     with program(app, loop, "plain") as running:
-        with connect(serving(running)) as client:
+        with connect(serving(running), close_timeout=0.1) as client:
             client.send("block")
             running.wait_for("blocks")
             running.signal(signal.SIGTERM)
