@@ -110,8 +110,10 @@ class Actor(Generic[M, A]):
         """Enter a sync or async context manager as a resource of this incarnation; give its value.
 
         It is left when the incarnation ends, after ``on_close`` or ``on_stop``, in reverse order of
-        entering, in the task that entered it, within the teardown timeout.  Raises what entering
-        raises.  A context manager that ends by itself before that crashes the actor with
+        entering, in the task that entered it, within the teardown timeout.  A task group or nursery is
+        cancelled at once then.  Context variables that entering sets (a bound logger, a span) are set for
+        the later hooks and tasks of this actor, until the incarnation ends, and for no other actor.
+        Raises what entering raises.  A context manager that ends by itself before that crashes the actor with
         ``ResourceLost``.
         """
         return await self._own_cell.incarnation.enter(context_manager)

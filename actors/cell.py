@@ -28,7 +28,7 @@ from actors import monitors
 from actors.actor import Actor
 from actors.errors import ActorStopped, HandlerTimeout, MailboxFull, leaves_of
 from actors.hook import RunningHook
-from actors.incarnation import ABANDON_AFTER, FiredTimer, Incarnation
+from actors.incarnation import ABANDON_AFTER, FiredTimer, Incarnation, log_left_behind
 from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Admission, Bounds, Mailbox, Marker, Overflow, Told
 from actors.messages import CloseReport, ExitReason
 from actors.misuse import take, taken
@@ -459,6 +459,7 @@ class Cell:
         if self.hook.since is None or self.hook.task is None:
             return
         if self.state is STOPPING:
+            log_left_behind(f"a hook of {self.kind} {self.id}", self.hook.task)
             self.leaks += (f"a hook of {self.kind}",)
             self.hook.task = None
             if self._asked is not None:
@@ -523,8 +524,11 @@ class Cell:
         self.runtime.spawn(run, name=f"{_name_of(hook)} of {self.id}")
         if not await self.runtime.wait(parker, lambda: hook_ended, self._options.teardown):
             scope.cancel()
-            self.leaks += (f"{_name_of(hook)} of {self.kind}",)
-            await self.runtime.wait(parker, lambda: hook_ended, ABANDON_AFTER)
+            title, patience = f"{_name_of(hook)} of {self.kind}", self._options.teardown
+            logger.warning("%s %s takes more than %s s, and is cancelled", title, self.id, patience)
+            if not await self.runtime.wait(parker, lambda: hook_ended, ABANDON_AFTER):
+                log_left_behind(f"{title} {self.id}", self.hook.task)
+                self.leaks += (title,)
         self._last_hook = None
         self.hook.task = None
 

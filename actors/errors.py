@@ -42,6 +42,9 @@ class ConnectionClosing(ActorError):
         detail = f" {reason!r}" if reason else ""
         super().__init__(f"the connection is closing with {code}{detail}; nothing more can be sent")
 
+    def __reduce__(self) -> tuple[type[ConnectionClosing], tuple[object, ...]]:
+        return type(self), (self.code, self.reason, self.report)
+
 
 class ActorStopped(ActorError):
     """An actor that was asked, or is to be reached, has ended or is closing."""

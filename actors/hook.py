@@ -17,7 +17,7 @@ import anyio
 from actors.incarnation import ABANDON_AFTER
 from actors.runtime import Runtime
 from actors.timers import Timer
-from actors.wakeup import waiting_frame
+from actors.wakeup import place, waiting_frame
 
 
 @final
@@ -49,11 +49,7 @@ class RunningHook:
         if self.since is None or self.task is None:
             return None
         frame = waiting_frame(self.task)
-        return (
-            None
-            if frame is None
-            else f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-        )
+        return None if frame is None else place(frame)
 
     @property
     def cancelled(self) -> bool:

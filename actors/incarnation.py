@@ -2,24 +2,30 @@
 
 A task and a resource each live in a task of their own, so that any context manager, one with a
 cancel scope inside too, is left in the task that entered it, and one that hangs holds up nobody
-else.  The cell ends an incarnation in this order: timers, tasks, the last hook, resources.
+else.  What entering it does to context variables is done to those of the actor, too.  The cell ends an
+incarnation in this order: timers, tasks, the last hook, resources.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Hashable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from contextvars import Context, ContextVar, Token, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import anyio
+import trio
+from anyio.abc import TaskGroup
 
 from actors.errors import ActorMisuse, ActorStopped, ResourceLost
 from actors.mailbox import Marker
 from actors.repeats import log_error
 from actors.seconds import check_seconds
 from actors.timers import Timer
+from actors.wakeup import place, waiting_frame
 
 if TYPE_CHECKING:
     from actors.cell import Cell
@@ -55,6 +61,7 @@ class _Resource:
     """An entered context manager, held open by a task of its own."""
 
     __slots__ = (
+        "changes",
         "closed",
         "context_manager",
         "error",
@@ -63,6 +70,8 @@ class _Resource:
         "parker",
         "released",
         "scope",
+        "task",
+        "tokens",
         "value",
     )
 
@@ -71,11 +80,34 @@ class _Resource:
         self.name = name
         self.scope = anyio.CancelScope()
         self.parker: Any = None
+        self.task: object = None
+        self.changes: list[tuple[ContextVar[Any], Any]] = []
+        """What entering it did to context variables."""
+        self.tokens: list[tuple[ContextVar[Any], Token[Any]]] = []
+        """How that is undone where it was done once more: in the task that called ``enter``."""
         self.value: Any = None
         self.error: BaseException | None = None
         self.opened = False
         self.released = False
         self.closed = False
+
+    @property
+    def is_task_group(self) -> bool:
+        """Whether leaving it only waits for its tasks, which nobody tells to end but by cancelling them."""
+        if isinstance(self.value, trio.Nursery):
+            return type(self.context_manager).__module__.startswith("trio.")  # not one around a nursery
+        return isinstance(self.context_manager, TaskGroup | asyncio.TaskGroup)
+
+    def share_context(self) -> None:
+        """Do to the caller's context variables what entering did to those of the task that entered."""
+        self.tokens = [(variable, variable.set(value)) for variable, value in self.changes]
+        self.changes = []
+
+    def restore_context(self) -> None:
+        """Undo ``share_context``, where the caller is the one that had it."""
+        for variable, token in reversed(self.tokens):
+            with suppress(ValueError):  # entered in a task of the incarnation, which is gone
+                variable.reset(token)
 
 
 @final
@@ -148,6 +180,8 @@ class Incarnation:
         for own in self._tasks:
             own.cancel()
         await self._cell.runtime.wait(self._parker, lambda: not self._tasks, timeout)
+        for own in self._tasks:
+            log_left_behind(own.name, own.task)
         return tuple(sorted(own.name for own in self._tasks))
 
     # -- resources -----------------------------------------------------------------------------
@@ -172,19 +206,21 @@ class Incarnation:
             raise
         if resource.error is not None and not resource.opened:
             raise resource.error
+        resource.share_context()
         value: T = resource.value
         return value
 
     async def _hold(self, resource: _Resource, opening: Any) -> None:
-        context_manager = resource.context_manager
+        context_manager, before = resource.context_manager, copy_context()
+        resource.task = self._cell.runtime.backend.current_task()
         try:
             with resource.scope:
                 if hasattr(context_manager, "__aexit__"):
                     async with context_manager as resource.value:
-                        await self._until_released(resource, opening)
+                        await self._until_released(resource, opening, before)
                 else:
                     with context_manager as resource.value:
-                        await self._until_released(resource, opening)
+                        await self._until_released(resource, opening, before)
         except BaseException as error:
             resource.error = error
         finally:
@@ -210,7 +246,8 @@ class Incarnation:
         if resource in self._resources:
             self._resources.remove(resource)
 
-    async def _until_released(self, resource: _Resource, opening: Any) -> None:
+    async def _until_released(self, resource: _Resource, opening: Any, before: Context) -> None:
+        resource.changes = changes_since(before)
         resource.opened = True
         opening.wake()
         while not resource.released:
@@ -225,12 +262,21 @@ class Incarnation:
         while self._resources:
             resource = self._resources.pop()
             resource.released = True
-            resource.parker.wake()
-            left = max(least, deadline - runtime.clock())  # one that hung costs the others no cancellation
-            if not await runtime.wait(self._parker, lambda r=resource: r.closed, left):  # type: ignore[misc]  # the loop variable bound early
+            at_once = resource.is_task_group
+            if at_once:
                 resource.scope.cancel()
+            else:
+                resource.parker.wake()
+            left = max(least, deadline - runtime.clock())  # one that hung costs the others no cancellation
+            ended = await runtime.wait(self._parker, lambda r=resource: r.closed, left)  # type: ignore[misc]  # the loop variable bound early
+            if not (ended or at_once):
+                resource.scope.cancel()
+                logger.warning("%s takes more than %s s to leave, and is cancelled", resource.name, timeout)
+                ended = await runtime.wait(self._parker, lambda r=resource: r.closed, ABANDON_AFTER)  # type: ignore[misc]  # as above
+            if not ended:
+                log_left_behind(resource.name, resource.task)
                 leaked += (resource.name,)
-                await runtime.wait(self._parker, lambda r=resource: r.closed, ABANDON_AFTER)  # type: ignore[misc]  # as above
+            resource.restore_context()
         return leaked
 
     # -- timers --------------------------------------------------------------------------------
@@ -284,3 +330,21 @@ class Incarnation:
             raise ActorMisuse(
                 f"{method}() belongs to the event loop's thread; from another one, tell the actor"
             )
+
+
+def log_left_behind(name: str, task: object) -> None:
+    """Say where something waits that swallowed its cancellation; what has it goes on without it."""
+    logger.warning(
+        "%s does not end when it is cancelled, and is left behind; it waits at %s",
+        name,
+        place(waiting_frame(task)),
+    )
+
+
+def changes_since(before: Context) -> list[tuple[ContextVar[Any], Any]]:
+    """The context variables that were set since ``before`` was the context, and their values now."""
+    return [
+        (variable, value)
+        for variable, value in copy_context().items()
+        if variable not in before or before[variable] is not value
+    ]

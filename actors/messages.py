@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from actors.ref import ActorRef
 
 
-class Initiator(Enum):
+class Initiator(StrEnum):
     """Who began the close of a connection."""
 
     LOCAL = "local"
@@ -27,10 +27,10 @@ class Initiator(Enum):
     """Nobody: the stream ended without a Close frame."""
 
 
-class ExitReason(Enum):
+class ExitReason(StrEnum):
     """Why an actor ended.  ``close_code`` is the code that tells it to the peer."""
 
-    __hash__ = object.__hash__  # an Enum's own hashes the name, in Python
+    __hash__ = str.__hash__  # an Enum's own hashes the name, in Python
 
     NORMAL = "normal"
     SHUTDOWN = "shutdown"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Generic, cast, final
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast, final
 
 import anyio
 from typing_extensions import TypeVar
@@ -94,6 +94,15 @@ class ActorRef(Generic[M, A]):
 
     def __hash__(self) -> int:
         return hash(self._cell)
+
+    def __copy__(self) -> ActorRef:
+        return self
+
+    def __deepcopy__(self, memo: object) -> ActorRef:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} belongs to this process and cannot be pickled; pass on its id")
 
     @property
     def alive(self) -> bool:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, final
 
@@ -22,7 +22,7 @@ from sniffio import current_async_library_cvar
 from actors.dead_letters import DeadLetters
 from actors.repeats import log_error
 from actors.timers import Timers
-from actors.wakeup import AsyncioBackend, Parker, current_backend
+from actors.wakeup import AsyncioBackend, Parker, current_backend, place, program_frame
 
 if TYPE_CHECKING:
     from actors.cell import Cell
@@ -62,6 +62,9 @@ class AsyncioTasks:
         self._tasks: set[asyncio.Task[None]] = set()
         self._emptied = asyncio.Event()
 
+    def __iter__(self) -> Iterator[asyncio.Task[None]]:
+        return iter(self._tasks)
+
     def start(self, coroutine: Coroutine[Any, Any, None], name: str) -> bool:
         """Start a task; tell whether ``keep`` is to be started for it."""
         first = not self._tasks
@@ -94,11 +97,12 @@ class AsyncioTasks:
 class Runtime:
     """The surroundings of the actors on one event loop.
 
-    ``task_group`` holds every task of the actors; whoever made it cancels it last.  Made inside the
-    running event loop.
+    ``task_group`` holds every task of the actors; whoever made it cancels it last.  Made in the task
+    that has just opened it.
     """
 
     __slots__ = (
+        "_nursery",
         "_task_group",
         "_tasks",
         "backend",
@@ -125,7 +129,12 @@ class Runtime:
         self.topics: Topics | None = None
         self.names: Mapping[str, ActorRef] | None = None
         self._task_group = task_group
-        self._tasks = AsyncioTasks(self.backend.loop) if isinstance(self.backend, AsyncioBackend) else None
+        self._tasks: AsyncioTasks | None = None
+        self._nursery: trio.Nursery | None = None
+        if isinstance(self.backend, AsyncioBackend):
+            self._tasks = AsyncioTasks(self.backend.loop)
+        else:
+            self._nursery = trio.lowlevel.current_task().child_nurseries[-1]
         self.thread = threading.get_ident()
         """The event loop's."""
 
@@ -171,6 +180,17 @@ class Runtime:
             raise error
         else:
             log_error(logger, error, "task", "a task was cancelled by something that does not own it")
+
+    def busy(self) -> list[str]:
+        """The tasks that wait in code of the program, each by its name and where that is."""
+        tasks: Iterable[Any] = self._tasks or (() if self._nursery is None else self._nursery.child_tasks)
+        found = []
+        for task in tasks:
+            frame = program_frame(task)
+            if frame is not None:
+                name = task.get_name() if isinstance(task, asyncio.Task) else task.name
+                found.append(f"{name}, at {place(frame)}")
+        return sorted(found)
 
     @property
     def in_thread(self) -> bool:

@@ -9,6 +9,16 @@ The client end speaks real frames, and the actor runs in the same cell as on a s
         assert await client.closed() == (1008, "Session expired", True)
 
 A policy is a supervisor's and has no effect here; what a cell takes of it is an option.
+
+``connected``, ``started``, ``serve`` and ``Supervisor`` work in tests and in fixtures that ``yield``
+inside of them, with each of the usual plugins:
+
+* anyio's (``@pytest.mark.anyio``, or ``anyio_mode = "auto"``), on asyncio and trio;
+* pytest-asyncio (``@pytest_asyncio.fixture``), whose fixtures are set up and torn down in other tasks
+  than the test.  An error that ends the tree comes out of the fixture's end and does not cancel the
+  test.  A fixture and the tests that use it need the same event loop: give both the same
+  ``loop_scope``;
+* pytest-trio (``trio_mode = true``), whose fixtures and tests each have a task of their own.
 """
 
 from __future__ import annotations
@@ -22,7 +32,6 @@ from typing import Any, NamedTuple, final
 from urllib.parse import urlencode
 
 import anyio
-from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
@@ -36,6 +45,7 @@ from actors.codecs import choose_codec, offered_subprotocols
 from actors.codes import CloseCode
 from actors.connection import ConnectionActor
 from actors.connection_cell import ConnectionCell, ConnectionOptions
+from actors.incarnation import ABANDON_AFTER
 from actors.messages import CloseReport, ExitReason, Refusal
 from actors.misuse import taken
 from actors.ref import ActorRef
@@ -45,6 +55,7 @@ from actors.transports.asyncio import HIGH_WATER
 from actors.transports.memory import MemoryTransport
 from actors.transports.opening import Handshake, HandshakeRefused, Opening
 from actors.transports.websocket import NO_LIMIT, WebSocket, WireLimits, wire_logger
+from actors.wakeup import Waiter, current_backend
 
 logger = logging.getLogger("actors")
 
@@ -361,32 +372,39 @@ async def running(clock: ManualClock | None = None) -> AsyncIterator[Runtime]:
 
     A cancellation of the block alone reaches none of them, so that they can be ended in order.
     """
-    over = anyio.Event()
-    error: BaseException | None = None
+    begun, over, host_over = Waiter(), Waiter(), Waiter()
+    runtime: Runtime | None = None
 
-    async def host(*, task_status: TaskStatus[Runtime]) -> None:
-        with anyio.CancelScope(shield=True):  # ends with the block
+    async def host() -> None:
+        nonlocal runtime
+        try:
             async with anyio.create_task_group() as task_group:
                 runtime = Runtime(task_group, clock)
                 if clock is None:
                     runtime.spawn(runtime.timers.run, name="timers")
                 else:
                     clock.drive(runtime.timers)
-                task_status.started(runtime)
+                begun.wake()
                 await over.wait()
                 task_group.cancel_scope.cancel()
-            if clock is not None:
+        finally:
+            if clock is not None and runtime is not None:
                 clock.release(runtime.timers)
+            host_over.wake()
 
-    async with anyio.create_task_group() as task_group:
-        runtime = await task_group.start(host)
-        try:
-            yield runtime
-        except BaseException as raised:  # raised below: the task group would wrap it
-            error = raised
-        over.set()
-    if error is not None:
-        raise error
+    # In a task of nobody, and in no scope of the block: a fixture may leave it in another task.
+    current_backend().start_apart(host, "runtime")
+    with anyio.CancelScope(shield=True):  # takes a turn
+        await begun.wait()
+    assert runtime is not None, "made before the wake"
+    try:
+        yield runtime
+    finally:
+        over.wake()
+        with anyio.move_on_after(ABANDON_AFTER, shield=True):
+            await host_over.wait()
+        if not host_over.woken:
+            logger.error("what does not end when it is cancelled is left behind: %s", runtime.busy())
 
 
 async def ended(cell: Cell, clock: ManualClock | None) -> None:

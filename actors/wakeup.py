@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
+import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from types import CoroutineType, FrameType
 from typing import Any, Protocol, cast, final
@@ -194,6 +195,12 @@ class Backend(Protocol):
     def call_from_thread(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function`` on the event loop's thread soon; raises ``RuntimeError`` after its end."""
 
+    def start_apart(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Start a task in no task group of the caller's: nothing of the caller's cancels it or waits for it.
+
+        ``run`` lets nothing out but the cancellation of the whole event loop.
+        """
+
 
 @final
 class AsyncioBackend:
@@ -222,6 +229,15 @@ class AsyncioBackend:
     def call_from_thread(self, function: Callable[..., object], *args: Any) -> None:
         # In the context of this event loop, not of the calling thread: see Runtime.
         self.loop.call_soon_threadsafe(function, *args, context=self._context)
+
+    def start_apart(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        task = self.loop.create_task(run(), name=name)
+        _apart.add(task)
+        task.add_done_callback(_apart.discard)
+
+
+_apart: set[asyncio.Task[None]] = set()
+"""Those of ``start_apart``: event loops hold tasks weakly."""
 
 
 @final
@@ -254,6 +270,9 @@ class TrioBackend:
         except trio.RunFinishedError as error:
             raise RuntimeError(str(error)) from error
 
+    def start_apart(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        trio.lowlevel.spawn_system_task(run, name=name, context=contextvars.copy_context())
+
 
 def current_backend() -> Backend:
     """The event loop that runs now; raises ``anyio.NoEventLoopError`` outside of one."""
@@ -272,7 +291,24 @@ def innermost_frame(task: object) -> FrameType | None:
     return frame
 
 
-_RUNTIME = frozenset({"actors", "anyio", "asyncio", "supervisor", "trio"})
+_RUNTIME = frozenset({"actors", "anyio", "asyncio", "contextlib", "supervisor", "threading", "trio"})
+
+
+def _of_a_program(frame: FrameType) -> bool:
+    """Whether ``frame`` belongs neither to the event loop nor to this library."""
+    return frame.f_globals.get("__name__", "").partition(".")[0] not in _RUNTIME
+
+
+def program_frame(task: object) -> FrameType | None:
+    """The innermost frame of a suspended task that is the program's own; ``None`` when it has none."""
+    frame: FrameType | None = None
+    awaited: Any = task.get_coro() if isinstance(task, asyncio.Task) else getattr(task, "coro", None)
+    while isinstance(awaited, CoroutineType):
+        own = awaited.cr_frame
+        if own is not None and _of_a_program(own):
+            frame = own
+        awaited = awaited.cr_await
+    return frame
 
 
 def waiting_frame(task: object) -> FrameType | None:
@@ -280,14 +316,22 @@ def waiting_frame(task: object) -> FrameType | None:
 
     The innermost one that belongs neither to the event loop nor to this library, where there is one.
     """
-    frame: FrameType | None = None
-    awaited: Any = task.get_coro() if isinstance(task, asyncio.Task) else getattr(task, "coro", None)
-    while isinstance(awaited, CoroutineType):
-        own = awaited.cr_frame
-        if own is not None and own.f_globals.get("__name__", "").partition(".")[0] not in _RUNTIME:
-            frame = own
-        awaited = awaited.cr_await
-    return frame or innermost_frame(task)
+    return program_frame(task) or innermost_frame(task)
+
+
+def running_frame(thread: int) -> FrameType | None:
+    """The frame in which the thread with this ``threading.get_ident()`` runs, the program's own if any."""
+    innermost = frame = sys._current_frames().get(thread)
+    while frame is not None and not _of_a_program(frame):
+        frame = frame.f_back
+    return frame or innermost
+
+
+def place(frame: FrameType | None) -> str:
+    """Where a frame is: ``file:line in function``."""
+    if frame is None:
+        return "an unknown place"
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 @final

@@ -1,7 +1,6 @@
 """An echo server: python examples/echo.py [--backend asyncio|trio] [--port PORT]"""
 
 import argparse
-import signal
 
 import anyio
 
@@ -15,10 +14,9 @@ class Echo(ConnectionActor):
 
 
 async def main(host: str, port: int) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with serve({"/": Echo}, host=host, port=port) as server:
-            print(f"ws://{host}:{server.port}/", flush=True)
-            await anext(signals)
+    async with serve({"/": Echo}, host=host, port=port) as server:
+        print(f"ws://{host}:{server.port}/", flush=True)
+        await server.serve_forever()
 
 
 if __name__ == "__main__":

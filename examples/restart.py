@@ -6,7 +6,6 @@ is one too many, and closes with 1011.
 """
 
 import argparse
-import signal
 
 import anyio
 
@@ -31,10 +30,9 @@ class Sum(ConnectionActor):
 
 
 async def main(port: int) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with serve({"/": Sum}, port=port) as server:
-            print(f"ws://127.0.0.1:{server.port}/", flush=True)
-            await anext(signals)
+    async with serve({"/": Sum}, port=port) as server:
+        print(f"ws://127.0.0.1:{server.port}/", flush=True)
+        await server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ outlive both: they monitor the room, and join its next life after its Down.
 """
 
 import argparse
-import signal
 
 import anyio
 
@@ -65,10 +64,9 @@ class Member(ConnectionActor):
 async def main(port: int) -> None:
     services = [ChildSpec(History, name="history"), ChildSpec(Room, name="room")]
     server = serve({"/": Member}, port=port, children=services, strategy=Strategy.REST_FOR_ONE)
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with server:
-            print(f"ws://127.0.0.1:{server.port}/", flush=True)
-            await anext(signals)
+    async with server:
+        print(f"ws://127.0.0.1:{server.port}/", flush=True)
+        await server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import argparse
 import random
-import signal
 
 import trio
 
@@ -39,15 +38,14 @@ async def trade(server, pause):
 
 
 async def main(port, pause):
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:  # yours, with what else your program does in it
-            server = await nursery.start(serve({"/prices/:metal": Subscriber}, port=port).run)
+    async with trio.open_nursery() as nursery:  # yours, with what else your program does in it
+        async with serve({"/prices/:metal": Subscriber}, port=port) as server:
             nursery.start_soon(trade, server, pause)
             print(f"ws://127.0.0.1:{server.port}/prices/gold", flush=True)
 
-            await anext(signals)
+            await server.serve_forever()  # until Ctrl-C or SIGTERM
             print(await server.drain(within=10, spread=1, reason="the market is closed"), flush=True)
-            nursery.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 A hook is any function of one event.  It runs on the event loop's thread, between two tasks' turns,
 and must not block; what it raises is logged and goes no further.
+
+``json.dumps(dataclasses.asdict(event), default=repr)`` makes a line of JSON of any of them; ``default``
+is for the refs and errors of ``ActorCrashed`` and ``ActorRestarted`` alone.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ after the function.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from actors.messages import CloseReport
 from actors.misuse import say_nobody_takes, taken
 from actors.ref import Closing
 from supervisor.registry import Registry
+
+logger = logging.getLogger("supervisor")
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -437,5 +440,6 @@ class _Value:
     def _of(self, text: str) -> Any:
         try:
             return self.convert(text)
-        except (KeyError, TypeError, ValueError):
+        except Exception as error:  # whatever a conversion raises is about the text, which is the client's
+            logger.debug("parameter %s: converting it failed", self.name, exc_info=error)
             raise _Unfit(f"parameter with a wrong value: {self.name}") from None

@@ -24,6 +24,8 @@ from functools import partial
 from typing import TYPE_CHECKING, final
 from weakref import WeakSet
 
+import anyio
+
 from actors import ActorRef, ExitReason
 from actors.cell import Cell, CellOptions, Reaction
 from actors.errors import ActorError, ActorStopped, ChildStartFailed, RestartLimitReached
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from supervisor.tree import Supervisor
 
 logger = logging.getLogger("supervisor")
+
+TAKEN_BACK_WITHIN = 10.0
+"""Seconds that a cancelled ``start_child`` waits for the end of what it has begun."""
 
 
 @final
@@ -118,17 +123,25 @@ class Child:
 class Answer:
     """What somebody waits for who asked a supervisor to do something; from any event loop."""
 
-    __slots__ = ("_waiter", "error", "ref")
+    __slots__ = ("_waiter", "child", "error", "event", "ref", "undo")
 
     def __init__(self) -> None:
         self._waiter = Waiter()
         self.ref: ActorRef | None = None
         self.error: BaseException | None = None
+        self.event: Callable[[], Awaitable[None]] | None = None
+        """What the supervisor is to do."""
+        self.child: Child | None = None
+        """The child that is being started."""
+        self.undo: Answer | None = None
+        """Who waits until a start that was given up has left nothing."""
 
     def give(self, ref: ActorRef | None = None, error: BaseException | None = None) -> None:
         """Let the waiting task go on."""
         self.ref, self.error = ref, error
         self._waiter.wake()
+        if self.undo is not None:
+            self.undo.give()
 
     async def wait(self) -> ActorRef | None:
         """Wait for the answer; raises the error that it was given."""
@@ -431,14 +444,42 @@ class Node:
     # -- by hand -------------------------------------------------------------------------------
 
     async def start_child(self, spec: ChildSpec) -> ActorRef:
-        """Start a service behind the others; from any event loop."""
+        """Start a service behind the others; from any event loop.  Cancelled, it leaves no child."""
         answer = Answer()
-        ref = await self._request(answer, partial(self._start_child, spec, answer))
+        try:
+            ref = await self._request(answer, partial(self._start_child, spec, answer))
+        except BaseException:
+            if answer.error is None:
+                await self._take_back(answer)
+            raise
         assert ref is not None, "a child that was started has a ref"
         return ref
 
+    async def _take_back(self, answer: Answer) -> None:
+        undo = Answer()
+        if self._around.runtime.call(self._withdraw, answer, undo):
+            with anyio.move_on_after(TAKEN_BACK_WITHIN, shield=True):
+                await undo.wait()
+
+    def _withdraw(self, answer: Answer, undo: Answer) -> None:
+        """Nobody waits for a start any more: forget it, end it, or stop what it has started."""
+        event = answer.event
+        if event is not None and event in self._events:
+            self._requests.discard(answer)
+            self._events.remove(event)
+            undo.give()
+        elif answer in self._requests:
+            answer.undo = undo
+            if answer.child is not None and answer.child.life is not None:
+                answer.child.life.exit_with(ExitReason.SHUTDOWN)
+                answer.child.life.kill()
+        elif answer.ref is not None:
+            self._take_request(undo, partial(self._stop_child, answer.ref, undo))
+        else:
+            undo.give()
+
     async def stop_child(self, ref: ActorRef) -> None:
-        """Stop the service ``ref`` and forget its spec; from any event loop."""
+        """Stop the service ``ref`` and forget its spec; from any event loop, and cancelled all the same."""
         answer = Answer()
         await self._request(answer, partial(self._stop_child, ref, answer))
 
@@ -452,6 +493,7 @@ class Node:
             answer.give(error=ActorStopped(f"{self!r} has ended"))
             return
         self._requests.add(answer)
+        answer.event = event
         self._events.append(event)
         self._parker.wake()
 
@@ -465,7 +507,10 @@ class Node:
             error = wrong
         else:
             self._children.append(child)
+            answer.child = child
             error = await self._start(child)
+            if error is None and answer.undo is not None:
+                error = ActorStopped(f"the start of {child.title!r} was given up")
             if error is not None:
                 await self._stop(child)
                 self._children.remove(child)

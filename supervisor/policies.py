@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum, auto
+from functools import partial
 from typing import Any, NamedTuple, final
 
 from actors import ExitReason, Overflow
@@ -76,7 +77,8 @@ class Timeouts:
     data message either way, then 1001.  ``lifetime``: of the connection, then 1001, with 10 % jitter.
     ``assembly``: one frame or fragmented message, then 1008; the body of an HTTP request that does not get
     on, then 408.  ``handler``: one hook, then 1011.  ``close``: the whole closing handshake, then TCP is
-    dropped.  ``teardown``: each step of it, then what hangs is cancelled and reported as a leak.
+    dropped.  ``teardown``: each step of it, then what hangs is cancelled; what is
+    still there after that is left behind and reported as a leak.
     """
 
     handshake: float | None = 10.0
@@ -305,6 +307,9 @@ class Policy:
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{name}: a Policy is frozen; make a new one")
+
+    def __reduce__(self) -> tuple[Callable[[], Policy], tuple[()]]:
+        return partial(Policy, **self._given), ()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Policy) and self._given == other._given

@@ -221,12 +221,12 @@ class RobynSockets:
         same one while it is known.  A client cannot forge it, as it could a header.  Behind a proxy of
         yours it is the proxy's address, unless ``trusted_proxies`` of the admission says whom to believe.
         """
-        peer = request.ip_addr
+        gate, peer = self._serving("client_of").gate, request.ip_addr
         if self._http is not None and peer is not None:
             peer = self._http.sources.client(peer)
         if peer is None:
             return None
-        return self.server.gate.client_of(peer, Headers(request.headers.multi_items()))
+        return gate.client_of(peer, Headers(request.headers.multi_items()))
 
     async def drain(
         self,

@@ -120,7 +120,7 @@ class Life:
         try:
             async with self._server.running():
                 started.set()
-                await self._server.serve_forever()
+                await self._server.serve_forever(signals=False)
         except BaseException as error:
             self._failed(error)
         self._http.abort()

@@ -12,6 +12,8 @@ import socket
 import ssl as tls
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import replace
+from enum import Enum, auto
 from functools import partial
 from types import TracebackType
 from typing import final
@@ -30,13 +32,14 @@ from actors.transports.transport import Transport
 from actors.wakeup import Parker, Waiter
 from supervisor.admission import Admission, Gate, Ticket
 from supervisor.connections import Connections, ConnectionSupervisor
-from supervisor.drain import Draining, DrainReport
+from supervisor.drain import Drain, Draining, DrainReport
 from supervisor.events import Hook, ServerStarted, ServerStopped, check_hooks, log_event, tell
 from supervisor.hosting import Host, hosted
 from supervisor.listeners import Listeners, addresses_of, bind_tcp, bind_unix, listen, resolve, take_over
 from supervisor.policies import Policy, check_seconds
 from supervisor.registry import Registry
 from supervisor.routes import Route, Router
+from supervisor.signals import Signals
 from supervisor.specs import ChildSpec
 from supervisor.strategies import Strategy
 from supervisor.surroundings import Surroundings
@@ -85,6 +88,14 @@ def serve(
     keeps its type.  Leaving the
     block, by its end, an error or cancellation, closes every connection with 1001, tears all down,
     and takes no longer than the close timeout and the steps of the teardown.
+
+    Code that swallows its cancellation (a hook, a task, an ``on_upgrade``, a thread that is waited for)
+    is left behind then, and an ERROR of the log names it and the place where it waits; but the event
+    loop has it still, and ``asyncio.run`` or ``trio.run`` waits for it.  A plain function that blocks
+    holds up everything on its thread, this too; the log says where it stands.
+
+    On asyncio the block may be left in another task of the same event loop than it was entered in, as
+    fixtures of pytest-asyncio do.
     """
     return Server(
         routes,
@@ -102,6 +113,12 @@ def serve(
     )
 
 
+class _Life(Enum):
+    NEW = auto()
+    STARTED = auto()
+    ENDED = auto()
+
+
 @final
 class Server:
     """A server at work; made by ``serve``."""
@@ -112,7 +129,6 @@ class Server:
     no_upgrades: Parker
     """Woken when the last one of ``upgrades`` is over."""
     _root: Root
-    _stop: Waiter
 
     def __init__(
         self,
@@ -167,6 +183,11 @@ class Server:
         self._listeners: Listeners | None = None
         self._running: AbstractAsyncContextManager[Server] | None = None
         self._addresses: tuple[str, ...] = ()
+        self._life = _Life.NEW
+        self._entered = False
+        self._stopping = False
+        self._waiting: tuple[Waiter, ...] = ()
+        self._signals: Signals | None = None
 
     def __repr__(self) -> str:
         return f"<Server on {', '.join(self._addresses) or 'nothing yet'}>"
@@ -176,6 +197,7 @@ class Server:
     @property
     def port(self) -> int:
         """The port that is listened on; raises ``AttributeError`` on a Unix socket."""
+        self._check_started("port")
         for address in self._addresses:
             if not address.startswith("unix:"):
                 return int(address.rpartition(":")[2])
@@ -184,6 +206,7 @@ class Server:
     @property
     def addresses(self) -> tuple[str, ...]:
         """The addresses that are listened on: ``host:port`` or ``unix:path``."""
+        self._check_started("addresses")
         return self._addresses
 
     @property
@@ -199,15 +222,18 @@ class Server:
     @property
     def connections(self) -> Connections:
         """A sized, iterable view of the refs of all open connections."""
+        self._check_started("connections")
         return self.connection_supervisor.view
 
     @property
     def tree(self) -> Tree:
         """The tree: its registry, ``start_child``, ``publish`` and ``describe``."""
+        self._check_started("tree")
         return self._root.tree
 
     def publish(self, topic: str, message: object) -> None:
-        """Give ``message`` to every member of ``topic``; from any thread."""
+        """Give ``message`` to every member of ``topic``; from any thread.  Nobody gets it after the end."""
+        self._check_started("publish()")
         self._root.tree.publish(topic, message)
 
     @property
@@ -218,6 +244,7 @@ class Server:
         ``"no_request"`` for a request that never came, ``"on_upgrade"`` for one that this has not answered
         in time, and ``"going_down"``.
         """
+        self._check_started("refused")
         return self.gate.refused
 
     async def drain(
@@ -235,6 +262,7 @@ class Server:
         ``within`` seconds is aborted.  The listeners stay open, to refuse.  A drain that is cancelled
         leaves the connections that are still open alone, and new ones are welcome again.
         """
+        self._check_runs("drain()")
         check_seconds("within", within, zero=True, off=False)
         check_seconds("spread", spread, zero=True, off=False)
         close = Close(code, reason, notice=notice, exit_reason=ExitReason.DRAIN)
@@ -255,30 +283,93 @@ class Server:
 
     def hurry(self, within: float) -> None:
         """Let the drains at work close everything now, and abort what is left after ``within`` seconds."""
+        self._check_started("hurry()")
         for draining in self._drains:
             draining.hurry(within)
 
     async def stop_listening(self) -> None:
         """Accept nothing more; what was accepted goes on."""
+        self._check_started("stop_listening()")
         listeners, self._listeners = self._listeners, None
         if listeners is not None:
             await listeners.close()
 
-    async def serve_forever(self) -> None:
-        """Wait until the surrounding program cancels this, or ``stop`` is called."""
-        await self._stop.wait()
+    async def serve_forever(self, *, signals: bool = True, drain: Drain | None = None) -> None:
+        """Serve until ``stop`` is called, or SIGTERM or SIGINT (Ctrl-C) tells the process to end.
+
+        Then the block is to be left, which closes every connection with 1001; with ``drain`` they are
+        drained first, as it says.  A second signal drops what is left, after ``drain.hurry`` seconds with
+        ``drain``; a third does what it did before this was called.
+
+        A signal is only taken on the main thread, and only while nobody else has a handler for it: that
+        of the program stays, and those of Python, asyncio and trio are back when the server has ended.
+        ``signals=False`` takes none.
+        """
+        self._check_runs("serve_forever()")
+        if not isinstance(signals, bool):
+            raise TypeError(f"signals: True or False, not {signals!r}")
+        if drain is not None and not isinstance(drain, Drain):
+            raise TypeError(f"drain: a supervisor.Drain, not {drain!r}")
+        if signals and self._signals is None:
+            self._signals = Signals(self.runtime.backend, partial(self._told_to_end, drain))
+            self._signals.take()
+        await self._stopped()
+        if drain is not None and self._signals is not None and self._signals.times:
+            if self._signals.times > 1:  # the second one came before the drain began
+                drain = replace(drain, within=min(drain.within, drain.hurry), spread=0.0, notice=None)
+            await self.drain(drain.within, drain.spread, drain.code, drain.reason, drain.notice)
+
+    async def _stopped(self) -> None:
+        waiter = Waiter()
+        self._waiting += (waiter,)
+        try:
+            if not self._stopping:
+                await waiter.wait()
+        finally:
+            self._waiting = tuple(other for other in self._waiting if other is not waiter)
 
     def stop(self) -> None:
         """Let ``serve_forever`` return; from any thread."""
-        self._stop.wake()
+        self._check_started("stop()")
+        self._stopping = True
+        for waiter in self._waiting:
+            waiter.wake()
+
+    def _told_to_end(self, drain: Drain | None, name: str, times: int) -> None:
+        """A signal came for the ``times``-th time; on the event loop's thread."""
+        if times == 1:
+            how = "closing" if drain is None else "draining"
+            logger.info("%s: %s %d connections; another one hurries", name, how, len(self.connections))
+            self.stop()
+        elif drain is not None and not self._out_of_service:
+            logger.warning("%s again: %d connections have %g s", name, len(self.connections), drain.hurry)
+            self.hurry(drain.hurry)
+        else:
+            logger.warning("%s again: dropping %d connections", name, len(self.connections))
+            for cell in self.connection_supervisor.cells():
+                cell.abort()
+            self._root.node.kill()
+
+    def _check_started(self, what: str) -> None:
+        """Raise ``ActorMisuse`` before the start."""
+        if self._life is _Life.NEW:
+            raise ActorMisuse(
+                f"{what}: this server has not been started; use it inside of `async with serve(...)`"
+            )
+
+    def _check_runs(self, what: str) -> None:
+        """Raise ``ActorMisuse`` before the start and after the end."""
+        self._check_started(what)
+        if self._life is _Life.ENDED:
+            raise ActorMisuse(f"{what}: this server has ended; call serve() again for another one")
 
     # -- the life ------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Server:
-        if self._running is not None:
-            raise ActorMisuse("this server runs already; call serve() again for another one")
-        self._running = self.running()
-        return await self._running.__aenter__()
+        running = self.running()
+        server = await running.__aenter__()
+        self._running = running
+        return server
 
     async def __aexit__(
         self,
@@ -292,13 +383,19 @@ class Server:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Server]:
         """Run the server around a block."""
-        self._stop = Waiter()
+        if self._life is not _Life.NEW or self._entered:
+            over = "has ended" if self._life is _Life.ENDED else "runs already"
+            raise ActorMisuse(f"this server {over}; call serve() again for another one")
+        self._entered = True
         sockets = await self._bind()
         self._addresses = addresses_of(sockets)
         try:
             async with hosted(partial(self._start, sockets), self._end):
                 yield self
         finally:
+            self._life = _Life.ENDED
+            if self._signals is not None:
+                self._signals.give_back()
             for one in sockets:
                 one.close()
             if self._unix is not None:
@@ -306,10 +403,10 @@ class Server:
                     os.unlink(self._unix)
 
     async def run(self, *, task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled or stopped; for ``task_group.start(server.run)``."""
+        """Serve until cancelled or stopped; for ``task_group.start(server.run)``.  Takes no signals."""
         async with self.running():
             task_status.started(self)
-            await self.serve_forever()
+            await self._stopped()
 
     async def _start(self, sockets: list[socket.socket], host: Host) -> None:
         """Runs in the host task: the services first, then the listeners."""
@@ -319,6 +416,7 @@ class Server:
         self.no_upgrades = runtime.backend.parker()
         self.connection_supervisor = ConnectionSupervisor(around, self.gate)
         self._root = Root(around, self._services, host.end, self.connection_supervisor.describe)
+        self._life = _Life.STARTED
         await self._root.start()
         timeouts = self.policy.timeouts
         with anyio.CancelScope(shield=True):  # takes a turn at most, and a listener must not get lost

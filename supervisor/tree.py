@@ -196,7 +196,8 @@ class Tree:
 
         It is stopped, restarted and counted like the static children, and forgotten when it has ended
         for good.  Raises ``ChildStartFailed``, ``ValueError`` for a name that is taken, and
-        ``ActorStopped`` when the tree ends.
+        ``ActorStopped`` when the tree ends.  One that is cancelled leaves no child: an ``on_start`` that
+        runs is cancelled.
         """
         if not isinstance(spec, ChildSpec):
             raise TypeError(f"spec: a supervisor.ChildSpec, not {spec!r}")
@@ -207,8 +208,8 @@ class Tree:
     async def stop_child(self, ref: ActorRef) -> None:
         """Stop a service, or the restart that it waits for, and forget its spec.
 
-        ``ref`` may be that of any of its lives.  Nothing happens when it is forgotten already.  Raises
-        ``ValueError`` for an actor that is no child of the root.
+        ``ref`` may be that of any of its lives.  Nothing happens when it is forgotten already, and the
+        stop goes on when this is cancelled.  Raises ``ValueError`` for an actor that is no child of the root.
         """
         await self._root.stop_child(ref)
 

@@ -24,6 +24,7 @@ import anyio
 from actors import ConnectionActor, Refusal
 from actors.codecs import Codec, choose_codec
 from actors.connection_cell import ConnectionCell
+from actors.incarnation import ABANDON_AFTER, log_left_behind
 from actors.misuse import taken
 from actors.repeats import log_error
 from actors.transports.opening import Handshake, HandshakeRefused, Opening, wants_websocket
@@ -65,7 +66,7 @@ class Upgrade(Opening):
     ``ticket`` is the place of a kept HTTP connection that asks for something else.
     """
 
-    __slots__ = ("_deadline", "_handshake", "_scope", "_server", "_stage", "_ticket")
+    __slots__ = ("_asking", "_deadline", "_handshake", "_scope", "_server", "_stage", "_ticket")
 
     def __init__(self, server: Server, transport: Transport, ticket: Ticket | None = None) -> None:
         super().__init__(transport)
@@ -73,6 +74,7 @@ class Upgrade(Opening):
         self._stage = READING
         self._handshake: Handshake | None = None
         self._scope: anyio.CancelScope | None = None
+        self._asking: object = None  # the task that runs on_upgrade
         transport.sink = self
         server.upgrades.add(self)
         timeout = server.policy.timeouts.handshake
@@ -164,6 +166,7 @@ class Upgrade(Opening):
 
     async def _ask_class(self, handshake: Handshake, terms: Terms, codec: Codec) -> None:
         actor = terms.actor
+        self._asking = self._server.runtime.backend.current_task()
         try:
             answer: Any = None
             with anyio.CancelScope() as self._scope:
@@ -179,6 +182,8 @@ class Upgrade(Opening):
         except BaseException as error:
             log_error(logger, error, actor.__qualname__, "%s.on_upgrade failed", actor.__name__)
             answer = Refusal(500)
+        finally:
+            self._asking = None
         if self._stage is not ASKING:
             return  # given up meanwhile, or its peer is gone
         if isinstance(answer, Refusal):
@@ -230,8 +235,9 @@ class Upgrade(Opening):
 
     def _answered(self) -> None:
         self._stage = ANSWERED
-        if self._scope is not None:
+        if self._scope is not None and self._asking is not None and not self._scope.cancel_called:
             self._scope.cancel()
+            self._server.runtime.timers.after(ABANDON_AFTER, self._tell_stubborn)
 
     def eof(self) -> None:
         """The peer does not wait for the answer: there is nobody to talk to."""
@@ -247,6 +253,10 @@ class Upgrade(Opening):
             self.transport.sink = NOBODY  # nothing that comes late is asked about
         self._server.gate.leave(self._ticket)
         self._over()
+
+    def _tell_stubborn(self) -> None:
+        if self._asking is not None:
+            log_left_behind(f"on_upgrade for {self.transport.peer}", self._asking)
 
     def _over(self) -> None:
         self._stage = OVER

@@ -426,7 +426,7 @@ async def ends_before_its_actor(scene: Scene) -> None:
         for name, attack, actor, errors, leaks in (
             ("raises", survives(), RaisingAtTheEnd, LOGGED, ()),
             ("exits", survives(), ExitingAtTheEnd, LOGGED, ()),
-            ("hangs", survives(), HangingAtTheEnd, (), ("on_close of HangingAtTheEnd",)),
+            ("hangs", survives(), HangingAtTheEnd, (), ()),
             (
                 "hangs and refuses its cancellation",
                 ends_before_its_actor,

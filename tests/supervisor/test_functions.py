@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from decimal import Decimal
 from enum import Enum
 from inspect import Parameter, Signature
 from typing import Any
@@ -382,6 +383,35 @@ async def test_parameters_of_the_path_and_the_query_come_by_name_and_type(
 
     async with serving({"/:room": actor}) as (server, _), raw_client(server, target) as client:
         assert json.loads((await client.frame()).text) == expected
+
+
+def raising(error: Exception) -> Callable[[str], object]:
+    def convert(text: str) -> object:
+        raise error
+
+    return convert
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        Decimal,  # raises InvalidOperation
+        *map(raising, (OverflowError(), RecursionError(), AttributeError(), LookupError(), Exception("x"))),
+    ],
+)
+async def test_whatever_a_conversion_raises_is_the_clients_fault_and_names_the_parameter(
+    convert: Callable[[str], object],
+) -> None:
+    actor, websocket = functions()
+
+    def connect(ws: FunctionActor, price: object) -> None: ...
+
+    connect.__annotations__["price"] = convert
+    websocket.on("connect")(connect)
+
+    async with serving({"/": actor}) as (server, witness), raw_client(server, "/?price=much") as client:
+        assert await client.answer_close() == (1008, "parameter with a wrong value: price")
+        assert witness.crashes == []
 
 
 @pytest.mark.parametrize(
