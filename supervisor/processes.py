@@ -35,7 +35,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, final
 
-from supervisor.listeners import BACKLOG, bind_tcp
+from supervisor.listeners import bind_one, bind_tcp
 from supervisor.policies import Backoff, RestartLimit
 from supervisor.restarts import BackoffClock, RestartWindow
 
@@ -72,15 +72,7 @@ def bind_places(host: str, port: int, count: int) -> list[list[socket.socket]]:
         for _ in range(count):
             places.append([])
             for family, address in addresses:
-                listener = socket.socket(family, socket.SOCK_STREAM)
-                places[-1].append(listener)
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                if family == socket.AF_INET6:
-                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                listener.bind(address)
-                listener.listen(BACKLOG)
-                listener.setblocking(False)
+                places[-1].append(bind_one(family, address, shared=True))
     except OSError as error:
         close_places(places)
         raise OSError(

@@ -11,7 +11,7 @@ import os
 import socket
 import ssl as tls
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from types import TracebackType
 from typing import final
@@ -32,7 +32,17 @@ from supervisor.connections import Connections, ConnectionSupervisor
 from supervisor.drain import Draining, DrainReport
 from supervisor.events import Hook, ServerStarted, ServerStopped, check_hooks, log_event, tell
 from supervisor.hosting import Host, hosted
-from supervisor.listeners import Listeners, addresses_of, bind_tcp, bind_unix, listen, resolve, take_over
+from supervisor.listeners import (
+    Listeners,
+    addresses_of,
+    bind_tcp,
+    bind_unix,
+    file_of,
+    listen,
+    resolve,
+    take_over,
+    unlink_own,
+)
 from supervisor.policies import Policy, check_seconds
 from supervisor.registry import Registry
 from supervisor.routes import Route, Router
@@ -150,6 +160,7 @@ class Server:
         """Listening sockets to take over in the place of an address: bound before the event loop runs."""
         self._tcp_address, self._sock = (host, port or 0), sock
         self._unix = None if unix is None else os.fspath(unix)
+        self._unix_file: tuple[int, int] | None = None
         self._ssl = ssl
         self._listeners: Listeners | None = None
         self._running: AbstractAsyncContextManager[Server] | None = None
@@ -239,7 +250,13 @@ class Server:
         """Accept nothing more; what was accepted goes on."""
         listeners, self._listeners = self._listeners, None
         if listeners is not None:
+            self._unlink()
             await listeners.close()
+
+    def _unlink(self) -> None:
+        file, self._unix_file = self._unix_file, None
+        if self._unix is not None:
+            unlink_own(self._unix, file)
 
     async def serve_forever(self) -> None:
         """Wait until the surrounding program cancels this, or ``stop`` is called."""
@@ -276,11 +293,9 @@ class Server:
             async with hosted(partial(self._start, sockets), self._end):
                 yield self
         finally:
+            self._unlink()
             for one in sockets:
                 one.close()
-            if self._unix is not None:
-                with suppress(FileNotFoundError):
-                    os.unlink(self._unix)
 
     async def run(self, *, task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or stopped; for ``task_group.start(server.run)``."""
@@ -342,7 +357,9 @@ class Server:
             take_over(self._sock)
             return [self._sock]
         if self._unix is not None:
-            return [bind_unix(self._unix)]
+            bound = bind_unix(self._unix)
+            self._unix_file = file_of(self._unix)
+            return [bound]
         # Only the look-up goes to a thread: a socket made there would be lost if this were cancelled.
         addresses = await anyio.to_thread.run_sync(resolve, *self._tcp_address)
         return bind_tcp(*self._tcp_address, addresses)
