@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import sys
+from contextlib import suppress
 from typing import final
 
 import anyio
@@ -27,7 +28,8 @@ def main(channel: int, address: tuple[str, int], ready_path: str | None, close: 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a pipe has two descriptors
+    with suppress(OSError, ValueError):  # not where the kernel allows less than its own limit says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a pipe has two descriptors
     policy = Policy(timeouts=Timeouts(close=close))
     end = socket.socket(fileno=channel)
     end.set_inheritable(False)
@@ -67,6 +69,8 @@ class Pumping:
         if word is Word.PIPE:
             source, _, begin = data.partition(b"\n")
             self.runtime.spawn(self._pipe, sent, begin, source.decode() or None, name="connection")
+        elif word is Word.ASK:
+            self._channel.send(Word.ANSWER)
         elif word is Word.LAST_ANSWERS:
             self._pipes.closing = True
         elif word is Word.FINISH:
