@@ -12,7 +12,8 @@ The rules of this file:
 * A child that crashes is started again within the restart limit.  One that ends with status 0 by
   itself has ended the program; one that was never ready in a place where none was has failed to start it.
 * A start that fails later ends nobody else: when the machine cannot start a process, or when the new
-  one does not come to serve while others do, it is tried again after a pause that grows.
+  one does not come to serve while others do, it is tried again after a pause that grows.  The kernel
+  spreads nothing to its place meanwhile.
 * Everything that a child has to do has a deadline: to be ready, to answer its parent, to end.  A child
   that does not answer is replaced as on SIGHUP, one that does not end is killed.
 * Silence is counted in looks, not in seconds: a parent that was stopped itself finds the answers there.
@@ -54,6 +55,8 @@ LOOKS = 5
 """How often a child is asked within the time that it has for an answer."""
 PARENT_WAITS = 5.0
 """Seconds that a process has to end itself at its deadline, and to say what it waited for."""
+FAILURES = 3
+"""Starts of a process that fail in a row, until its place is closed: who waits there would wait for long."""
 KILLED_WITHIN = 5.0
 """Seconds until a process that was killed is given up: the kernel may keep it in a system call."""
 
@@ -240,12 +243,10 @@ class _Child:
             await asyncio.wait((self.ended, self.replaced), timeout=interval, return_when="FIRST_COMPLETED")
             if self.ended.done() or self.replaced.done():
                 return False
-            if self._asked:
-                missed += 1
-            elif self.serves:
-                missed = 0
+            missed = missed + 1 if self._asked else 0
+            if self.serves:
                 self._asked = True
-                self._say(_ASK)
+                self._say(_ASK)  # again, too: the last one may not have got through
         return True
 
     def _say(self, word: bytes) -> None:
@@ -272,6 +273,8 @@ class _Place:
         self.child: _Child
         self.changing = asyncio.Lock()
         self.served = False
+        self.failed = 0
+        """Starts in a row that did not come to serve."""
         self.window = RestartWindow(limit)
         self._backoff = BackoffClock(Backoff())
         self._sockets = sockets
@@ -294,6 +297,12 @@ class _Place:
                 raise
         tie.setblocking(False)
         return _Child(self.name, process, tie)
+
+    def close_door(self) -> None:
+        """Listen no more, until a process of this place does it; on Linux, where that can be."""
+        for one in self._sockets:
+            with suppress(OSError):  # it does not listen
+                one.shutdown(socket.SHUT_RD)
 
     def delay(self, lived: float) -> float:
         """Seconds to wait before the next start, after a process that has lived so long."""
@@ -401,7 +410,8 @@ class Processes:
         while True:
             child = place.child
             silent = await child.falls_silent(self._deadlines.answer)
-            place.served |= child.serves
+            if child.serves:
+                place.served, place.failed = True, 0
             if self._stopping.is_set():
                 await asyncio.wait((child.ended,))
             if silent and not child.ended.done():
@@ -427,9 +437,20 @@ class Processes:
                 place.child = self._start(place)
             except OSError as error:
                 logger.error("%s cannot be started, which is tried again: %s", place.name, error)
+                self._start_failed(place)
                 lived = 0
             else:
                 return
+
+    def _start_failed(self, place: _Place) -> None:
+        """Leave the new connections to the other places after a few failures in a row."""
+        place.failed += 1
+        if place.failed == FAILURES and self._one_serves():
+            logger.error("%s is missing: new connections are left to the others meanwhile", place.name)
+            place.close_door()
+
+    def _one_serves(self) -> bool:
+        return any(child.serves for child in self._children if not child.replaced.done())
 
     async def _stopped_within(self, delay: float) -> bool:
         with suppress(TimeoutError):
@@ -438,13 +459,13 @@ class Processes:
 
     def _may_follow(self, place: _Place, child: _Child, status: int) -> bool:
         """Whether another process takes the place of one that ended without having been told to."""
-        others = any(other.serves for other in self._children if not other.replaced.done())
         if status == 0 and child.serves:
             logger.info("%s has ended, and with it the program", child.name)
         elif not place.served:
             logger.error("%s ended with status %d before it served", child.name, status)
-        elif not child.serves and others:
+        elif not child.serves and self._one_serves():
             logger.error("%s ended with status %d before it served; it is tried again", child.name, status)
+            self._start_failed(place)
             return True
         elif not place.window.allow(time.monotonic()):
             logger.error("%s ended with status %d; its restart limit is reached", child.name, status)
