@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from enum import Enum
 from functools import partial
 from typing import final
 
 from actors.transports.asyncio import HIGH_WATER, AsyncioTransport
+
+logger = logging.getLogger("supervisor")
 
 MOST = 64 * 1024
 """The most bytes of a message, besides its word."""
@@ -20,6 +23,10 @@ ROOM = 4 * 1024 * 1024
 """The most bytes that may wait until the other process takes connections back."""
 _DESCRIPTOR = 4096
 """What a connection that waits counts, besides its bytes."""
+_NO_ROOM = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
+"""What passes: the socket is full, or the machine is."""
+_PAUSE = 0.1
+"""Seconds until a message is sent for which the machine had no memory, or too many connections under way."""
 _AT_ONCE = 64
 """Messages that are read before other connections have their turn."""
 
@@ -31,6 +38,8 @@ class Word(Enum):
     """To the pump, with a connection: a line with its number and its source, what was read of it."""
     LAST_ANSWERS = b"l"
     FINISH = b"f"
+    ASK = b"a"
+    """Whether it is at work; its event loop says so."""
 
     READY = b"r"
     """From the pump, as those behind it."""
@@ -41,6 +50,7 @@ class Word(Enum):
     ENDED = b"e"
     """The number of a pipe that is over."""
     FINISHED = b"F"
+    ANSWER = b"A"
 
 
 @final
@@ -86,8 +96,9 @@ class Channel:
         if not self._closed and not self.offer(word, data, descriptor):
             if not self._waiting:
                 self._loop.add_writer(self._end, self._send_waiting)
-            self._waiting.append((word, data, None if descriptor is None else os.dup(descriptor)))
-            self._waiting_size += _weight(data, descriptor)
+            copied = None if descriptor is None else _copy(descriptor)
+            self._waiting.append((word, data, copied))
+            self._waiting_size += _weight(data, copied)
 
     def close(self) -> None:
         """Let the other process see that this one has gone; nothing happens any more."""
@@ -109,10 +120,18 @@ class Channel:
                 self._send(*self._waiting[0])
             except BlockingIOError:
                 return
-            except OSError:  # nobody is there any more, which reading will tell
-                pass
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    self._loop.remove_writer(self._end)
+                    self._loop.call_later(_PAUSE, self._try_again)
+                    return
+                # Otherwise nobody is there any more, which reading will tell.
             self._sent()
         self._loop.remove_writer(self._end)
+
+    def _try_again(self) -> None:
+        if self._waiting:
+            self._loop.add_writer(self._end, self._send_waiting)
 
     def _sent(self) -> None:
         _, data, descriptor = self._waiting.popleft()
@@ -124,9 +143,9 @@ class Channel:
         for _ in range(_AT_ONCE):
             try:
                 data, descriptors, _, _ = socket.recv_fds(self._end, MOST + 1, 1, socket.MSG_CMSG_CLOEXEC)
-            except BlockingIOError:
-                return
-            except OSError:
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    return
                 data = b""
             if not data:
                 self._ended()
@@ -140,11 +159,22 @@ def _weight(data: bytes, descriptor: int | None) -> int:
     return len(data) if descriptor is None else len(data) + _DESCRIPTOR
 
 
+def _copy(descriptor: int) -> int | None:
+    """Keep a connection for later; without a descriptor for that, its message goes alone and it is lost."""
+    try:
+        return os.dup(descriptor)
+    except OSError as error:
+        logger.error("a connection between the server and the pump is lost: %s", error.strerror)
+        return None
+
+
 async def connect(
     sent: socket.socket, connected: Callable[[AsyncioTransport], None], high_water: int = HIGH_WATER
 ) -> None:
     """Let ``connected`` have a connection that came with a message, unless it is gone already."""
     loop = asyncio.get_running_loop()
     sent.setblocking(False)
-    with suppress(OSError):
+    try:
         await loop.connect_accepted_socket(partial(AsyncioTransport, loop, connected, high_water), sent)
+    except OSError:
+        sent.close()

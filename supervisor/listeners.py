@@ -27,11 +27,12 @@ from actors.wakeup import AsyncioBackend
 logger = logging.getLogger("supervisor")
 
 BACKLOG = 2048
-_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-# accept(2): "treat them like EAGAIN": the connection is gone before it was accepted.
+# accept(2): "treat them like EAGAIN": the connection is gone before it was accepted.  Everything else is
+# the machine's matter, which passes: no descriptors, no memory, whatever a kernel may come upon.
 _OF_ONE_CONNECTION = frozenset(
     {
         errno.ECONNABORTED,
+        errno.ECONNRESET,
         errno.EHOSTDOWN,
         errno.EHOSTUNREACH,
         errno.ENETDOWN,
@@ -40,10 +41,17 @@ _OF_ONE_CONNECTION = frozenset(
         errno.EOPNOTSUPP,
         errno.EPERM,
         errno.EPROTO,
+        errno.EPROTONOSUPPORT,
+        errno.ESOCKTNOSUPPORT,
+        errno.ETIMEDOUT,
+        getattr(errno, "ENONET", errno.ENETDOWN),  # Linux only
     }
 )
+_NOT_ON_THIS_MACHINE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+_TRIES = 20
+"""How many free ports are tried until one is free on every address of a host."""
 ACCEPT_PAUSE = 0.1
-"""Seconds to wait when the process or the machine has no descriptors or memory for a connection."""
+"""Seconds to wait when the process or the machine cannot accept a connection, for want of descriptors say."""
 
 
 def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
@@ -64,29 +72,62 @@ def bind_tcp(
 ) -> list[socket.socket]:
     """Bind and listen on every address of ``host``; the same port on all of them.
 
+    One that this machine does not have, as ``::1`` without IPv6, is left out while there is another one.
     ``addresses`` are those that ``resolve`` found.  Raises ``OSError`` that names host and port.
     """
     if addresses is None:
         addresses = resolve(host, port)
+    tries = _TRIES if port == 0 else 1
+    while True:
+        tries -= 1
+        try:
+            return _bind_all(addresses, port)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and tries:
+                continue  # a port that was free on the first address is not so on another one
+            why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be bound: {error.strerror}"
+            raise OSError(error.errno, f"port: {host}:{port} {why}") from None
+
+
+def _bind_all(addresses: Sequence[tuple[socket.AddressFamily, Any]], port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
+    missing: OSError | None = None
     try:
         for family, address in addresses:
             if port == 0 and sockets:
                 address = (address[0], sockets[0].getsockname()[1], *address[2:])
-            listener = socket.socket(family, socket.SOCK_STREAM)
-            sockets.append(listener)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind(address)
-            listener.listen(BACKLOG)
-            listener.setblocking(False)
-    except OSError as error:
+            try:
+                sockets.append(bind_one(family, address))
+            except OSError as error:
+                if error.errno not in _NOT_ON_THIS_MACHINE:
+                    raise
+                missing = error
+                logger.info("%s is left out: %s", address[0], error.strerror)
+        if missing is not None and not sockets:
+            raise missing
+    except OSError:
         for listener in sockets:
             listener.close()
-        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be bound: {error.strerror}"
-        raise OSError(error.errno, f"port: {host}:{port} {why}") from None
+        raise
     return sockets
+
+
+def bind_one(family: socket.AddressFamily, address: Any, *, shared: bool = False) -> socket.socket:
+    """Bind and listen on one address; ``shared`` with the other sockets of this program (SO_REUSEPORT)."""
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def take_over(sock: socket.socket) -> None:
@@ -104,7 +145,8 @@ def bind_unix(path: str) -> socket.socket:
     """Bind and listen on a Unix socket, in the place of a dead one; raises ``OSError`` naming the path."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if _dead_socket(path):
+        file = file_of(path)
+        if _dead_socket(path) and file_of(path) == file:  # and nobody has bound it meanwhile
             os.unlink(path)
         listener.bind(path)
         listener.listen(BACKLOG)
@@ -113,6 +155,22 @@ def bind_unix(path: str) -> socket.socket:
         listener.close()
         raise OSError(error.errno, f"unix: {path!r} cannot be bound: {error.strerror or error}") from None
     return listener
+
+
+def file_of(path: str) -> tuple[int, int] | None:
+    """Give what tells the file at ``path`` from every other one, for as long as its socket is open."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def unlink_own(path: str, file: tuple[int, int] | None) -> None:
+    """Remove a Unix socket, unless its path is somebody else's by now; before it is closed."""
+    if file is not None and file_of(path) == file:
+        with suppress(OSError):  # gone in the meantime, or the directory is closed to us by now
+            os.unlink(path)
 
 
 def _dead_socket(path: str) -> bool:
@@ -169,11 +227,9 @@ class _Trouble:
         self._told_at = -math.inf
 
     def pause(self, error: OSError) -> float:
-        """Give the seconds to wait before accepting again; raises ``error`` when that would not help."""
+        """Give the seconds to wait before accepting again."""
         if error.errno in _OF_ONE_CONNECTION:
             return 0.0
-        if error.errno not in _OUT_OF_RESOURCES:
-            raise error
         now = self._clock()
         if now - self._told_at >= 60:
             self._told_at = now

@@ -9,6 +9,9 @@ read, it costs both more than their work.  The rules of this file:
 * A connection that asks for a WebSocket later comes back the same way.
 * The pump ends when the server's process does, and at nothing else: signals are the server's.
 * When it ends by itself its connections are lost, and another one is started.
+* One that is not ready in time or does not answer any more is killed: what it has would hang for ever.
+  Its silence is counted in looks, so that it is not blamed when it is this process that was stopped.
+* When the machine cannot start one for a moment, it is tried again.
 
 ``channel`` is the socket between the two processes, ``pumping`` what runs in the other one.
 """
@@ -25,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, final
 
@@ -38,6 +42,14 @@ if TYPE_CHECKING:
     from supervisor.server import Server
 
 logger = logging.getLogger("supervisor")
+
+LOOK_EVERY = 2.0
+"""Seconds between two looks at the pump, each with a question if it has answered the last one."""
+LOOKS = 5
+"""Looks that find nothing new of a pump, until it is taken for hung."""
+LOOKS_AT_THE_START = 30
+KILLED_WITHIN = 1.0
+"""Seconds that the kernel has to end a killed pump, until it is left alone."""
 
 # mallopt(3): every read of a large answer took fresh memory of the kernel, and gave it back after the write.
 _MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(4 * 1024 * 1024), "MALLOC_MMAP_THRESHOLD_": str(1024 * 1024)}
@@ -71,6 +83,9 @@ class Pump:
         self._closing = False
         self._stopped = False
         self._started_at = 0.0
+        self._missed = 0
+        self._asked = False
+        self._looking: asyncio.TimerHandle | None = None
         self._backoff = BackoffClock(Backoff())
         self.began = asyncio.Event()
         """Set once the first one is ready, or has ended before it was."""
@@ -88,7 +103,11 @@ class Pump:
 
     def start(self) -> None:
         """Start the process; it is used once it says that it is ready."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self._failed(f"cannot be started: {error}", again=True)
+            return
         with theirs:
             given = {
                 "channel": theirs.fileno(),
@@ -108,10 +127,12 @@ class Pump:
                 )
             except OSError as error:
                 ours.close()
-                self._failed(f"cannot be started: {error}")
+                self._failed(f"cannot be started: {error}", again=True)
                 return
         self._started_at = time.monotonic()
         self._channel = Channel(ours, self._got, self._ended)
+        self._missed, self._asked = 0, False
+        self._look_later()
 
     def take(self, client: AsyncioTransport, data: bytes, source: str | None, number: int) -> bool:
         """Give a client away; ``False`` when that cannot be done, and it stays here."""
@@ -149,7 +170,22 @@ class Pump:
         if self._channel is not None:
             self._ended()
 
+    def _look_later(self) -> None:
+        self._looking = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look)
+
+    def _look(self) -> None:
+        """Ask whether it is at work, and end one that has said nothing for too long."""
+        assert self._channel is not None, "its end ends the looks"
+        self._missed += 1
+        if self._missed > (LOOKS if self._ready else LOOKS_AT_THE_START):
+            self._ended("does not answer")
+            return
+        if self._ready and not self._asked:
+            self._asked = self._channel.offer(Word.ASK, b"")
+        self._look_later()
+
     def _got(self, word: Word, data: bytes, sent: socket.socket | None) -> None:
+        self._missed = 0
         if word is Word.READY:
             logger.info("HTTP goes through the pump, process %d", self.pid)
             self._ready = self._served = True
@@ -170,6 +206,8 @@ class Pump:
             self._over(int(data))
         elif word is Word.FINISHED:
             self._finished.set()
+        elif word is Word.ANSWER:
+            self._asked = False
 
     async def _serve(self, sent: socket.socket | None, request: bytes, number: int) -> None:
         served = False
@@ -192,28 +230,30 @@ class Pump:
         self._piped.discard(number)
         self._pipe_ended(number)
 
-    def _ended(self) -> None:
+    def _ended(self, why: str | None = None) -> None:
         """Take note of its end, whoever brought that about."""
         channel, process = self._channel, self._process
+        if self._looking is not None:
+            self._looking.cancel()
         assert channel is not None, "it was there"
         assert process is not None, "it was there"
         channel.close()
         process.kill()
-        status = process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(KILLED_WITHIN)
         self._ready, self._channel, self._request = False, None, b""
         for number in list(self._piped):
             self._over(number)
         self._finished.set()
         if not self._stopped:
-            self._failed(f"(pid {process.pid}) ended with status {status}")
+            self._failed(f"(pid {process.pid}) {why or f'ended with status {process.returncode}'}")
 
-    def _failed(self, why: str) -> None:
-        """Let another one follow, unless there never was one that was ready."""
-        logger.error(
-            "the pump %s; %s", why, "another one follows" if self._served else "HTTP goes on without"
-        )
+    def _failed(self, why: str, *, again: bool = False) -> None:
+        """Let another one follow if there was one that was ready, or ``again``."""
+        again = again or self._served
+        logger.error("the pump %s; %s", why, "another one follows" if again else "HTTP goes on without")
         self.began.set()
-        if self._served:
+        if again:
             delay = self._backoff.next_delay(time.monotonic() - self._started_at, random.random())
             asyncio.get_running_loop().call_later(delay, self._start_again)
 

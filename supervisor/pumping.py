@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, final
 
 import anyio
@@ -39,7 +40,8 @@ def main(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a pipe has two descriptors
+    with suppress(OSError, ValueError):  # not where the kernel allows less than its own limit says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a pipe has two descriptors
     policy = Policy(timeouts=Timeouts(**timeouts), limits=Limits(**limits))
     end = socket.socket(fileno=channel)
     end.set_inheritable(False)
@@ -88,6 +90,8 @@ class Pumping:
             line, _, begin = data.partition(b"\n")
             number, _, source = line.decode().partition(" ")
             self.runtime.spawn(self._pipe, sent, begin, source or None, int(number), name="connection")
+        elif word is Word.ASK:
+            self._channel.send(Word.ANSWER)
         elif word is Word.LAST_ANSWERS:
             self._pipes.closing = True
         elif word is Word.FINISH:

@@ -38,11 +38,12 @@ from supervisor.drain import Drain, DrainReport
 from supervisor.events import Hook, log_event
 from supervisor.functions import Codecs, FunctionRoute
 from supervisor.listeners import addresses_of, bind_tcp
+from supervisor.patience import Patience
 from supervisor.plain_http import PlainHttp
-from supervisor.policies import Policy, RestartLimit, check_count
-from supervisor.processes import Parent, Processes, bind_places, close_places
+from supervisor.policies import Policy, RestartLimit, check_count, check_seconds
+from supervisor.processes import Deadlines, Parent, Processes, bind_places, close_places
 from supervisor.registry import Registry
-from supervisor.robyn_life import Life
+from supervisor.robyn_life import RETIRING, Life
 from supervisor.routes import Route, Router
 from supervisor.server import Server, serve
 from supervisor.specs import ChildSpec
@@ -260,7 +261,10 @@ class RobynSockets:
         websocket_port: int | None = None,
         processes: int | None = None,
         restarts: RestartLimit | None = None,
+        ready_within: float | None = 60.0,
+        answer_within: float | None = 10.0,
         drain: Drain | None = _BY_DEFAULT,
+        end_within: float | None = 20.0,
         ready_path: str | None = "/-/ready",
         client_timeout: int = 30,
         keep_alive_timeout: int = 20,
@@ -280,24 +284,40 @@ class RobynSockets:
         timeout, the second one drops them.  ``ready_path``: where our listener answers GET with 200,
         and with 503 from the first signal on; ``None`` leaves that path to the app.
 
+        ``end_within``: seconds for everything behind the drain (without one, behind the close timeout):
+        services, the shutdown handler, code that swallows its cancellation.  A process that has not
+        ended then logs what it waits for, and exits with status 1.  ``None`` lets it wait.
+
         ``processes``: how many (by default what Robyn's ``--processes`` says).  The first one is the
         parent of the others and serves nothing: it passes signals on, starts a crashed one again
         within ``restarts`` (by default ``RestartLimit()``), replaces them one by one on SIGHUP, and
-        exits with the worst of their statuses.
+        exits with the worst of their statuses.  A process that does not serve ``ready_within`` seconds
+        after its start is ended.  One whose event loop does not answer for ``answer_within`` seconds is
+        replaced, and drains when it wakes up; one that does not end in time is killed.
 
         Raises ``OSError`` naming the port when it is in use, ``ValueError`` and ``ActorMisuse`` for
         what cannot work, and what Robyn's startup handler raises.
         """
         count = self._check(processes)
         check_ready_path(ready_path)
+        check_seconds("ready_within", ready_within)
+        check_seconds("answer_within", answer_within)
+        check_seconds("end_within", end_within)
         self._add_routes_of_routers()
         if drain is not None:
             self.server.check_notice(drain.notice)
         host, port = os.environ.get("ROBYN_HOST", host), _port_of_environment(port)
         parent = Parent.of_this_process()
+        patience = Patience(drain, self.server.policy.timeouts.close, end_within)
         if parent is None and count > 1:
             self._started = True
-            sys.exit(_run_processes(count, host, port, websocket_port, restarts or RestartLimit()))
+            deadlines = Deadlines(
+                ready=ready_within,
+                answer=answer_within,
+                retire=patience.when_retired(drain or RETIRING),
+                end=(patience.when_told(1), patience.when_told(2), patience.when_told(3)),
+            )
+            sys.exit(_run_processes(count, host, port, websocket_port, restarts or RestartLimit(), deadlines))
         reserved, public = _sockets(parent, host, port, websocket_port)
         address: tuple[str, int] = reserved.getsockname()[:2]
         one_port = websocket_port is None
@@ -318,7 +338,8 @@ class RobynSockets:
         self._started = True
         # They are for the public address: hidden from Robyn's own start, and given back to the app.
         hidden = {name: os.environ.pop(name) for name in ("ROBYN_HOST", "ROBYN_PORT") if name in os.environ}
-        life = Life(self._app, self.server, http, parent, drain, hidden, self._announcement(public, reserved))
+        announcement = self._announcement(public, reserved)
+        life = Life(self._app, self.server, http, parent, drain, patience, hidden, announcement)
         handlers, asked_for = self._app.event_handlers, self._app.config.processes
         self._app.event_handlers = {
             Events.STARTUP: FunctionInfo(life.startup, True, 0, {}, {}),
@@ -333,6 +354,7 @@ class RobynSockets:
                 keep_alive_timeout=keep_alive_timeout,
             )
         finally:
+            life.over()
             self._app.event_handlers, self._app.config.processes = handlers, asked_for
             os.environ.update(hidden)
             for one in (reserved, *public):
@@ -393,7 +415,12 @@ def _ip_address(host: str) -> str:
 
 
 def _run_processes(
-    count: int, host: str, port: int, websocket_port: int | None, restarts: RestartLimit
+    count: int,
+    host: str,
+    port: int,
+    websocket_port: int | None,
+    restarts: RestartLimit,
+    deadlines: Deadlines,
 ) -> int:
     """Be the parent of ``count`` processes until the last one has ended; their exit status."""
     places = bind_places(host, port if websocket_port is None else websocket_port, count)
@@ -401,7 +428,7 @@ def _run_processes(
         if websocket_port is not None:
             reserved = _reserve(_ip_address(host), port)
             places = [[reserved, *place] for place in places]
-        return Processes(places, restarts).run()
+        return Processes(places, restarts, deadlines).run()
     finally:
         close_places(places)
 

@@ -29,6 +29,7 @@ from robyn.events import Events
 from robyn.robyn import FunctionInfo
 
 from supervisor.drain import Drain
+from supervisor.patience import Overtime, Patience
 from supervisor.plain_http import PlainHttp
 from supervisor.processes import Parent
 from supervisor.server import Server
@@ -36,6 +37,8 @@ from supervisor.unanswered import until_answered
 
 logger = logging.getLogger("supervisor")
 
+RETIRING = Drain(spread=0)
+"""How a process drains whose place another one has, when a signal drains nothing."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOOK_EVERY = 0.005
 _LOOKS = 2000
@@ -52,6 +55,7 @@ class Life:
         http: PlainHttp,
         parent: Parent | None,
         drain: Drain | None,
+        patience: Patience,
         environment: Mapping[str, str],
         announcement: str,
     ) -> None:
@@ -59,6 +63,8 @@ class Life:
         self._http = http
         self._parent = parent
         self._drain = drain
+        self._seconds = patience
+        self._overtime: Overtime | None = None
         self._environment = environment
         self._announcement = announcement
         self._users_startup: FunctionInfo | None = app.event_handlers.get(Events.STARTUP)
@@ -82,6 +88,7 @@ class Life:
         When something fails it does not return, so that Robyn does not come up.
         """
         self._loop = loop = asyncio.get_running_loop()
+        self._overtime = Overtime(loop)
         self._starting = asyncio.current_task()
         os.environ.update(self._environment)
         self._http.start()
@@ -120,7 +127,10 @@ class Life:
         try:
             async with self._server.running():
                 started.set()
-                await self._server.serve_forever(signals=False)
+                try:
+                    await self._server.serve_forever(signals=False)
+                finally:
+                    self._has(self._seconds.without_drain)
         except BaseException as error:
             self._failed(error)
         self._http.abort()
@@ -148,11 +158,22 @@ class Life:
                 break
         self._listen_to_signals(loop)
 
+    def over(self) -> None:
+        """Let the process go on after ``start``."""
+        if self._overtime is not None:
+            self._overtime.over()
+
+    def _has(self, seconds: float | None) -> None:
+        """Leave ``seconds`` to this process to end."""
+        assert self._overtime is not None, "it has begun"
+        self._overtime.begin(seconds)
+
     def _orphaned(self) -> None:
         self._told_to_end("the parent process is gone")
 
     def _told_to_end(self, by: str) -> None:
         self._times_told += 1
+        self._has(self._seconds.when_told(self._times_told))
         drain, open_now = self._drain, len(self._server.connections)
         if self._times_told == 1 and drain is not None:
             logger.info("%s: draining; once more leaves %g s, a third time drops all", by, drain.hurry)
@@ -172,8 +193,10 @@ class Life:
         """Another process has taken the place of this one: leave the new connections to it."""
         if not self._times_told:
             self._times_told = 1
+            drain = self._drain or RETIRING
+            self._has(self._seconds.when_retired(drain))
             logger.info("another process takes the place of this one: draining")
-            self._wind_down(self._drain or Drain(spread=0), retiring=True)
+            self._wind_down(drain, retiring=True)
 
     def _wind_down(self, drain: Drain, *, retiring: bool) -> None:
         assert self._loop is not None, "it runs this"

@@ -11,7 +11,7 @@ import os
 import socket
 import ssl as tls
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
@@ -35,7 +35,17 @@ from supervisor.connections import Connections, ConnectionSupervisor
 from supervisor.drain import Drain, Draining, DrainReport
 from supervisor.events import Hook, ServerStarted, ServerStopped, check_hooks, log_event, tell
 from supervisor.hosting import Host, hosted
-from supervisor.listeners import Listeners, addresses_of, bind_tcp, bind_unix, listen, resolve, take_over
+from supervisor.listeners import (
+    Listeners,
+    addresses_of,
+    bind_tcp,
+    bind_unix,
+    file_of,
+    listen,
+    resolve,
+    take_over,
+    unlink_own,
+)
 from supervisor.policies import Policy, check_seconds
 from supervisor.registry import Registry
 from supervisor.routes import Route, Router
@@ -179,6 +189,7 @@ class Server:
         """Listening sockets to take over in the place of an address: bound before the event loop runs."""
         self._tcp_address, self._sock = (host, port or 0), sock
         self._unix = None if unix is None else os.fspath(unix)
+        self._unix_file: tuple[int, int] | None = None
         self._ssl = ssl
         self._listeners: Listeners | None = None
         self._running: AbstractAsyncContextManager[Server] | None = None
@@ -292,7 +303,13 @@ class Server:
         self._check_started("stop_listening()")
         listeners, self._listeners = self._listeners, None
         if listeners is not None:
+            self._unlink()
             await listeners.close()
+
+    def _unlink(self) -> None:
+        file, self._unix_file = self._unix_file, None
+        if self._unix is not None:
+            unlink_own(self._unix, file)
 
     async def serve_forever(self, *, signals: bool = True, drain: Drain | None = None) -> None:
         """Serve until ``stop`` is called, or SIGTERM or SIGINT (Ctrl-C) tells the process to end.
@@ -396,11 +413,9 @@ class Server:
             self._life = _Life.ENDED
             if self._signals is not None:
                 self._signals.give_back()
+            self._unlink()
             for one in sockets:
                 one.close()
-            if self._unix is not None:
-                with suppress(FileNotFoundError):
-                    os.unlink(self._unix)
 
     async def run(self, *, task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or stopped; for ``task_group.start(server.run)``.  Takes no signals."""
@@ -467,7 +482,9 @@ class Server:
             take_over(self._sock)
             return [self._sock]
         if self._unix is not None:
-            return [bind_unix(self._unix)]
+            bound = bind_unix(self._unix)
+            self._unix_file = file_of(self._unix)
+            return [bound]
         # Only the look-up goes to a thread: a socket made there would be lost if this were cancelled.
         addresses = await anyio.to_thread.run_sync(resolve, *self._tcp_address)
         return bind_tcp(*self._tcp_address, addresses)

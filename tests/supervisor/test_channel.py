@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
+from typing import Any
+
+import pytest
 
 from supervisor.channel import MOST, ROOM, Channel, Word
 from tests.supervisor.sites import asyncio_only
@@ -127,4 +131,67 @@ async def test_so_many_bytes_of_connections_may_wait_and_again_when_they_went() 
         assert end.channel._waiting_size == 0
         for connection in reading.connections:
             connection.close()
+        reading.channel.close()
+
+
+# -- errors of the machine -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS])
+async def test_a_machine_without_memory_for_a_moment_loses_no_message_and_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    refusals = {"send_fds": 3, "recv_fds": 3}
+
+    def refusing(name: str) -> Any:
+        real = getattr(socket, name)
+
+        def refuse(*arguments: Any) -> Any:
+            if refusals[name]:
+                refusals[name] -= 1
+                raise OSError(number, "for a moment")
+            return real(*arguments)
+
+        return refuse
+
+    with ends() as (end, other):
+        reading = End(other)
+        given, kept = socket.socketpair()
+        for name in refusals:
+            monkeypatch.setattr(socket, name, refusing(name))
+
+        end.channel.send(Word.UPGRADE, b"with a connection", given.fileno())
+        end.channel.send(Word.FINISH)
+        given.close()
+        await until(lambda: len(reading.messages) == 2)
+
+        assert reading.messages == [(Word.UPGRADE, b"with a connection"), (Word.FINISH, b"")]
+        assert not end.ended
+        assert not reading.ended
+        with kept, reading.connections[0] as connection:
+            kept.send(b"still open")
+            assert connection.recv(20) == b"still open"
+        reading.channel.close()
+
+
+async def test_a_connection_that_no_descriptor_is_left_for_is_lost_and_no_other_message_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: int) -> int:
+        raise OSError(errno.EMFILE, "too many")
+
+    with ends() as (end, other):
+        given, kept = socket.socketpair()
+        numbers = 0
+        while end.channel.offer(Word.PIPE, b"%d" % numbers):
+            numbers += 1
+        monkeypatch.setattr("os.dup", refuse)
+        with given, kept:
+            end.channel.send(Word.UPGRADE, b"lost", given.fileno())
+
+        reading = End(other)
+        await until(lambda: len(reading.messages) == numbers + 1)
+
+        assert reading.messages[-1] == (Word.UPGRADE, b"lost")
+        assert not reading.connections
         reading.channel.close()

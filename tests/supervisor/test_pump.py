@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import signal
+import socket
+import subprocess
 import sys
+import time
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
+from supervisor.channel import Word
 from tests.programs import alive
 from tests.raw import BINARY, DEADLINE, RawClient, encode
 from tests.supervisor.sites import (
@@ -266,3 +273,117 @@ async def test_when_it_is_stopped_every_connection_ends_and_the_process() -> Non
 
         assert not alive(pid)
         assert await client.rest_of_bytes() == b""
+
+
+# -- a pump that hangs, or cannot be had -----------------------------------------------------------
+
+
+async def test_a_stopped_pump_is_killed_and_another_one_follows(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with site(answer_gets, pump=True) as there, dialed(there.port) as client:
+        assert there.http.pump is not None
+        await ask_one(client)
+        first = pid_of(there)
+        monkeypatch.setattr("supervisor.pump.LOOK_EVERY", 0.3)
+        there.http.pump._looking.cancel()
+        there.http.pump._look()
+
+        os.kill(first, signal.SIGSTOP)
+
+        async with dialed(there.port) as hung:
+            await hung.send_bytes(GET)
+            assert await hung.rest_of_bytes() == b""
+        assert await client.rest_of_bytes() == b""
+        assert f"the pump (pid {first}) does not answer; another one follows" in caplog.text
+        assert not alive(first)
+        await until(lambda: there.http.pump.ready)
+        async with dialed(there.port) as again:
+            await ask_one(again)
+            assert not there.http.here.open
+        assert pid_of(there) != first
+
+
+async def test_a_full_channel_does_not_keep_a_stopped_pump_from_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("supervisor.pump.LOOK_EVERY", 0.3)
+    async with site(answer_gets, pump=True) as there:
+        assert there.http.pump is not None
+        first = pid_of(there)
+        os.kill(first, signal.SIGSTOP)
+        channel = there.http.pump._channel
+        assert channel is not None
+        while channel.offer(Word.LAST_ANSWERS, b"x" * 1000):
+            pass
+        there.http.pump.last_answers()
+
+        async with dialed(there.port) as client:  # it stays with the server
+            await ask_one(client)
+        await until(lambda: not alive(first))
+        await until(lambda: there.http.pump.ready and pid_of(there) != first)
+
+
+async def test_the_end_does_not_wait_for_a_stopped_pump(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor.pump.LOOK_EVERY", 0.3)
+    async with site(answer_gets, pump=True) as there, dialed(there.port) as client:
+        await ask_one(client)
+        os.kill(pid_of(there), signal.SIGSTOP)
+
+        with anyio.fail_after(DEADLINE):
+            await there.http.finish()
+
+
+async def test_a_server_that_was_held_up_does_not_blame_the_pump(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with site(answer_gets, pump=True) as there, dialed(there.port) as client:
+        first = pid_of(there)
+        monkeypatch.setattr("supervisor.pump.LOOK_EVERY", 0.05)
+        there.http.pump._looking.cancel()
+        there.http.pump._look_later()
+        for _ in range(3):
+            await anyio.sleep(0.1)
+            time.sleep(0.5)  # noqa: ASYNC251 - what a hook may do
+
+        await ask_one(client)
+        assert pid_of(there) == first
+        assert there.http.pump.ready
+
+
+async def test_a_pump_that_does_not_come_to_work_is_ended(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    hangs = tmp_path / "python"
+    hangs.write_text("#!/bin/sh\nexec sleep 3600\n")
+    hangs.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(hangs))
+    monkeypatch.setattr("supervisor.pump.LOOK_EVERY", 0.01)
+    async with site(answer_gets, pump=True) as there, dialed(there.port) as client:
+        assert "does not answer; HTTP goes on without" in caplog.text
+        assert not alive(pid_of(there))
+        await ask_one(client)
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.ENOENT])
+@pytest.mark.parametrize("what", ["socket.socketpair", "subprocess.Popen"])
+async def test_a_pump_that_cannot_be_started_for_a_moment_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str, number: int
+) -> None:
+    module, _, name = what.partition(".")
+    real = getattr({"socket": socket, "subprocess": subprocess}[module], name)
+    refusals = [OSError(number, os.strerror(number))] * 3
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(f"supervisor.pump.{what}", refuse)
+    async with site(answer_gets, pump=True) as there:
+        assert there.http.pump is not None
+        async with dialed(there.port) as client:
+            await ask_one(client)
+        await until(lambda: there.http.pump.ready)
+        async with dialed(there.port) as client:
+            await ask_one(client)
+            assert not there.http.here.open
+    assert caplog.text.count("the pump cannot be started: ") == 3
