@@ -83,13 +83,15 @@ class ConnectionActor(Actor):
     async def send(self, message: Any) -> None:
         """Send one message through the codec; waits while the write buffer is over its high water mark.
 
-        Returns when the message is queued, in order, not when the peer has it.  Raises
+        Returns when the message is queued, in order, not when the peer has it.  Who computes for long
+        between two sends lets the others have a turn here, and what was sent goes out.  Raises
         ``ConnectionClosing`` once our Close frame is out or the peer's has come, and ``TypeError``
         or ``ValueError`` for what the codec cannot encode.
         """
         cell = self._cell or self._own_cell
-        if cell.send(message):
-            await cell.wait_writable()
+        wait = cell.send(message)
+        if wait is not None:
+            await wait
 
     def close(
         self,

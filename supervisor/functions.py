@@ -114,7 +114,7 @@ class FunctionActor(ConnectionActor):
         """
         cell = self._own_cell
         if cell.runtime.in_thread:
-            cell.send(message)
+            cell.send_now(message)
         else:
             cell.ref.tell(message)
 
