@@ -147,13 +147,13 @@ class Timers:
         while True:
             next_look = self.fire()
             now = self._clock()
-            if next_look != math.inf:
-                self._tick = now + TICK
+            self._tick = math.inf if next_look == math.inf else now + TICK
             self._waiting_for = next_look = min(next_look, self._tick)
             await self._parker.park_for(next_look - now)
             self._waiting_for = -math.inf
-            self.awake_since(self._clock())
-            self._tick = math.inf
+            now = self._clock()
+            self.awake_since(now)
+            self._tick = now + TICK
             await checkpoint()  # what came before a deadline, and waited for the process, is read before it
 
     def _enter(self, timer: Timer) -> None:

@@ -599,6 +599,7 @@ async def test_a_process_that_stood_still_blames_nobody_for_not_reading(which: s
     async with watched(Sends, policy, clock, close=10.0, send_limit=10_000) as client:
         client.stall()
         await client.send(str(MEGA))
+        await settled()
         if which == "close":
             client.ref.close()
         elif which == "over the limit":
