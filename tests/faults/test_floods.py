@@ -179,7 +179,9 @@ async def reads_nothing(scene: Scene) -> None:
 
 
 async def reads_too_late(scene: Scene) -> None:
+    (ref,) = scene.server.connections
     await is_published_to(scene)
+    await until(lambda: ref._cell.closing)
     await close_of(scene.client)
 
 
