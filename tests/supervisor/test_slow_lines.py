@@ -39,7 +39,7 @@ class Sends(ConnectionActor):
 
 async def read_at(client: RawClient, rate: float) -> tuple[int, tuple[int, str]]:
     """Read at ``rate`` bytes a second, answering pings, to the Close; give the bytes of the messages."""
-    began, read, position, payload = time.monotonic(), 0, 0, 0
+    began, read, position, payload = time.monotonic(), 0, client._read, 0
     while True:
         ahead = read / rate - (time.monotonic() - began)
         if ahead > 0:
@@ -49,9 +49,7 @@ async def read_at(client: RawClient, rate: float) -> tuple[int, tuple[int, str]]
         assert data, f"the server ended it after {read} bytes"
         read += len(data)
         client.wire += data
-        if (
-            len(client.wire) - position > 10 and client.wire[position] == 0x82
-        ):  # do not decode again and again
+        if len(client.wire) - position > 10 and client.wire[position] == 0x82:
             size = client.wire[position + 1]
             if size == 127 and len(client.wire) - position - 10 < int.from_bytes(
                 client.wire[position + 2 : position + 10], "big"
