@@ -90,14 +90,16 @@ class ConnectionActor(Actor[Any, Any], Generic[M]):
     async def send(self, message: Any) -> None:
         """Send one message through the codec; waits while the write buffer is over its high water mark.
 
-        Returns when the message is queued, in order, not when the peer has it.  Raises
+        Returns when the message is queued, in order, not when the peer has it.  Who computes for long
+        between two sends lets the others have a turn here, and what was sent goes out.  Raises
         ``ConnectionClosing`` once our Close frame is out or the peer's has come, and ``TypeError``
         or ``ValueError`` for what the codec cannot encode.  From the event loop's thread only: others
         use ``ref.tell`` or ``publish``.
         """
         cell = self._cell or self._own_cell
-        if cell.send(message):
-            await cell.wait_writable()
+        wait = cell.send(message)
+        if wait is not None:
+            await wait
 
     def close(
         self,

@@ -11,7 +11,8 @@ side goes ahead of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from threading import get_ident
 from types import CoroutineType
@@ -28,6 +29,7 @@ from actors.errors import ActorMisuse, ActorStopped, ConnectionClosing, PayloadR
 from actors.mailbox import Marker
 from actors.messages import Close, CloseReport, ExitReason, Initiator
 from actors.misuse import take
+from actors.progress import LONGEST, Progress
 from actors.rates import InboundRate
 from actors.ref import Closing
 from actors.request import Request
@@ -43,7 +45,24 @@ CROWD = 0.001
 """Seconds that a turn of the event loop takes when others have much to do, too."""
 SHORT_TURN = 4
 """Messages that an actor handles then before the others get their turn, until it has nothing left."""
+LONG = 0.005
+"""Seconds between two sends, or from the begin of a hook to its send, after which others get their turn."""
+MOST_OVER = 3
+"""Times the send limit that a queue which is over it already may grow further, while the peer reads."""
 _FROM_WIRE = (str, bytes)
+
+
+class _Overrun:
+    """What is known of a queue that is over the send limit."""
+
+    __slots__ = ("floor", "since", "this_turn")
+
+    def __init__(self, now: float) -> None:
+        self.since = now
+        self.floor = math.inf
+        """The fewest bytes that were queued since then, but for those of the turn in which it began."""
+        self.this_turn = False
+        """Whether the peer had no chance yet to take what was queued last."""
 
 
 class _DrainMarker(Marker):
@@ -57,9 +76,9 @@ class ConnectionOptions(CellOptions):
     """What whoever makes the cell of a connection decides."""
 
     close: float | None = 10.0
-    """Seconds that the whole closing handshake may take; ``None``: any time."""
+    """Seconds that the closing handshake may take without progress; ``None``: any time."""
     send_limit: int | None = None
-    """Bytes that may wait for the peer to read."""
+    """Bytes that may wait for the peer to read, apart from what one turn of the event loop adds."""
     message_rate: float | None = None
     """Messages a second that the peer may send on average, and ``message_burst`` of them at once."""
     message_burst: int = 200
@@ -76,9 +95,13 @@ class ConnectionCell(Cell):
         "_between_lives",
         "_close",
         "_close_deadline",
+        "_close_progress",
+        "_deadline_from",
         "_grace_deadline",
         "_initiator",
         "_late",
+        "_late_bytes",
+        "_overrun",
         "_paused",
         "_rate",
         "_raw",
@@ -118,7 +141,7 @@ class ConnectionCell(Cell):
         self.messages_in = 0
         self.messages_out = 0
         self.congested_since: float | None = None
-        """Since when a sender has waited for the peer to read."""
+        """Since when there has been more for the peer to read than senders may add to."""
         self.on_congested: Callable[[], None] | None = None
         self.timer: Timer | None = None
         """Of who looks after the open connection; from the close on it has the close deadline."""
@@ -135,10 +158,14 @@ class ConnectionCell(Cell):
         rate = options.message_rate
         self._rate = None if rate is None else InboundRate(rate, options.message_burst, runtime.clock())
         self._close_deadline: Timer | None = None
+        self._close_progress: Progress | None = None
+        self._deadline_from = 0.0
         self._grace_deadline: Timer | None = None
         self._initiator = Initiator.LOCAL
         self._began_at = 0.0
         self._late = 0
+        self._late_bytes = 0
+        self._overrun: _Overrun | None = None
         self._paused = False
         self._between_lives = False
         self._writers: tuple[Parker, ...] = ()
@@ -158,6 +185,7 @@ class ConnectionCell(Cell):
         mailbox = self.mailbox
         if not mailbox.open:
             self._late += len(messages)
+            self._late_bytes += size
             return
         self.messages_in += len(messages)
         self._parker.wake()
@@ -261,11 +289,10 @@ class ConnectionCell(Cell):
             self.hook_failed(error)
         return _REFUSED
 
-    def send(self, message: Any) -> bool:
-        """Queue one message for the peer; tell whether there is to be a wait before the next one.
+    def send(self, message: Any) -> Awaitable[None] | None:
+        """Queue one message for the peer, or what is given does it when it is awaited.
 
-        Past the send limit the peer is closed with 1013.  One who waits never gets there: it takes several
-        who send at once.
+        Give what its sender is to await: room, before or behind the message, or the turn of others.
         """
         if not self._raw or (type(message) is not str and type(message) is not bytes):
             message = self.codec.encode(message)
@@ -275,14 +302,32 @@ class ConnectionCell(Cell):
             raise ActorMisuse(
                 "send() belongs to the event loop's thread; from another one, tell the actor, or publish"
             )
-        if transport.congested and (limit := self._send_limit) is not None and transport.buffered > limit:
-            self.exit_with(ExitReason.OVERLOAD, "reads too slowly")
         if self.closing:
-            code, reason = websocket.sent or websocket.received or (CloseCode.ABNORMAL_CLOSURE, "")
-            raise ConnectionClosing(code, reason, self.report)
+            raise self._is_closing()
+        if transport.congested:
+            return self._send_when_writable(message)
+        last = websocket.last_message
         websocket.send(message)
         self.messages_out += 1
-        return transport.congested
+        if transport.congested:  # it was not: mypy does not know that sending changes it
+            return self.wait_writable()  # type: ignore[unreachable]
+        now = websocket.last_message
+        if now is not last and now - last > LONG:  # mostly the same: the clock is not looked at within a turn
+            return self._give_turn()
+        return None
+
+    def send_now(self, message: Any) -> None:
+        """Queue one message of somebody who cannot wait: see ``publish_frame``."""
+        message = self.codec.encode(message)
+        transport = self.websocket.transport
+        if transport.congested:
+            self._outgrown()
+        if self.closing:
+            raise self._is_closing()
+        self.websocket.send(message)
+        self.messages_out += 1
+        if transport.congested:
+            self._note_congestion()
 
     def publish_frame(self, frame: bytes, now: float) -> None:
         """Queue a message that was encoded once for many; one that does not read is closed with 1013."""
@@ -290,16 +335,58 @@ class ConnectionCell(Cell):
             return
         websocket, limit = self.websocket, self._send_limit
         transport = websocket.transport
-        if limit is not None:
-            room = limit - len(frame)
-            # Asking for what is buffered costs as much as all the rest of this.
-            if (transport.congested or room < 2 * transport.high_water) and transport.buffered > room:
-                self.exit_with(ExitReason.OVERLOAD, "reads too slowly")
-                return
+        # Asking for what is buffered costs as much as all the rest of this.
+        if (
+            transport.congested or (limit is not None and limit < 2 * transport.high_water)
+        ) and self._outgrown():
+            return
         websocket.send_frame(frame, now)
         self.messages_out += 1
         if transport.congested:
             self._note_congestion()
+
+    def _is_closing(self) -> ConnectionClosing:
+        websocket = self.websocket
+        code, reason = websocket.sent or websocket.received or (CloseCode.ABNORMAL_CLOSURE, "")
+        return ConnectionClosing(code, reason, self.report)
+
+    def _outgrown(self) -> bool:
+        """See whether more is queued than the send limit; close, and tell so, when it only grows.
+
+        The peer is judged by what it had a chance to take: what was queued in this turn of the event loop
+        is not held against it.  Whether it takes anything at all is the business of who looks after it.
+        """
+        limit, queued = self._send_limit, self.websocket.transport.buffered
+        if limit is None or queued <= limit:
+            self._overrun = None
+            return False
+        overrun = self._overrun
+        if overrun is None:
+            overrun = self._overrun = _Overrun(self.runtime.clock())
+            if self.on_congested is not None:
+                self.on_congested()
+        if overrun.this_turn:
+            return False
+        if queued > overrun.floor + MOST_OVER * limit:
+            self.exit_with(ExitReason.OVERLOAD, "reads too slowly")
+            return True
+        overrun.this_turn = True
+        # What the event loop finds in the next turn may be told in the one after it.
+        call_soon = self.runtime.backend.call_soon
+        call_soon(call_soon, self._turn_is_over, overrun)
+        return False
+
+    def _turn_is_over(self, overrun: _Overrun) -> None:
+        overrun.this_turn = False
+        overrun.floor = min(overrun.floor, self.websocket.transport.buffered)
+
+    @property
+    def over_limit_since(self) -> float | None:
+        """Since when more has been queued for the peer than the send limit."""
+        limit, overrun = self._send_limit, self._overrun
+        if limit is None or overrun is None or self.websocket.transport.buffered <= limit:
+            return None
+        return overrun.since
 
     def _note_congestion(self) -> None:
         if self.congested_since is None:
@@ -307,37 +394,75 @@ class ConnectionCell(Cell):
             if self.on_congested is not None:
                 self.on_congested()
 
+    async def _send_when_writable(self, message: str | bytes) -> None:
+        """Send when there is room: many who send at once must not fill the memory."""
+        transport = self.websocket.transport
+        while transport.congested and not self.closing:
+            await self.wait_writable()
+        if self.closing:
+            raise self._is_closing()
+        self.websocket.send(message)
+        self.messages_out += 1
+        if transport.congested:
+            await self.wait_writable()
+        else:
+            self._next_writer()
+
     async def wait_writable(self) -> None:
         """Wait until the write buffer is below its high water mark, or the connection closes."""
-        transport = self.websocket.transport
+        transport, hook = self.websocket.transport, self.hook
         parker = self.runtime.backend.parker()
         self._writers += (parker,)
         self._note_congestion()
+        in_hook = hook.task is self.runtime.backend.current_task()
+        if in_hook:
+            hook.waits_for_peer = True
         try:
             while transport.congested and not self.closing:
                 await parker.park()
         finally:
             self._writers = tuple(other for other in self._writers if other is not parker)
+            if in_hook:
+                hook.waits_for_peer = False
+                hook.sent_at = self.runtime.clock()
+            self._next_writer()
+
+    def _next_writer(self) -> None:
+        """Let one sender go on: all at once would find no room but for the first, again and again."""
+        if self._writers and (self.closing or not self.websocket.transport.congested):
+            self._writers[0].wake()
+
+    async def _give_turn(self) -> None:
+        """Let out what was sent, and let the others have a turn, if the hook did not only just begin."""
+        websocket, hook, clock = self.websocket, self.hook, self.runtime.clock
+        if hook.task is self.runtime.backend.current_task() and hook.since is not None:
+            now = clock()
+            if now - max(hook.since, hook.sent_at) <= LONG:
+                return
+            hook.sent_at = now
+        websocket.transport.flush()
+        await checkpoint()
+        websocket.last_message = clock()
 
     def writable(self) -> None:
         """Let the waiting senders go on, or wait for the next time when others were faster."""
         self.congested_since = None
         if self.websocket.transport.congested and not self.closing:
             self._note_congestion()
-        for parker in self._writers:
-            parker.wake()
+        self._next_writer()
 
     @property
     def reading(self) -> bool:
         """Whether what the peer sends is read at the moment."""
-        return not self._held and not self.websocket.transport.congested
+        return not self.held and not self.websocket.transport.congested
 
     @property
-    def _held(self) -> bool:
+    def held(self) -> bool:
+        """Whether this side does not want to read at the moment."""
         return self._paused or self._between_lives or (self._rate is not None and self._rate.paused)
 
     def _apply_reading(self) -> None:
-        if self._held and not self.closing:
+        if self.held and not self.closing:
             self.websocket.pause()
         else:
             self.websocket.resume()
@@ -450,11 +575,12 @@ class ConnectionCell(Cell):
         if timeout is None:
             return
         timers, timer = self.runtime.timers, self.timer
+        self._deadline_from = now = self.runtime.clock()
         if timer is None:
-            timer = timers.after(timeout, self._deadline)
+            timer = timers.at(now + timeout / 4, self._deadline)
         else:
             self.on_congested = None
-            timers.pass_on(timer, self.runtime.clock() + timeout, self._deadline)
+            timers.pass_on(timer, now + timeout / 4, self._deadline)
         self._close_deadline = timer
 
     def _end_tcp(self) -> None:
@@ -472,9 +598,31 @@ class ConnectionCell(Cell):
         self.websocket.transport.abort()
 
     def _deadline(self) -> None:
+        """End the wait for the peer, unless it has got on with what it has to read, or to send before."""
+        timeout, timer = self._options.close, self._close_deadline
+        assert timeout is not None, "there is a deadline"
+        assert timer is not None, "this is its callback"
+        now = self.runtime.clock()
+        since = max(self._deadline_from, self.runtime.timers.awake_since(now))
+        due = since + timeout
+        if self._state is not ClosingState.CLOSED:
+            due = min(max(since, self._close_progressed_at(now)) + timeout, since + LONGEST * timeout)
+        if now < due:
+            self.runtime.timers.move(timer, min(due, now + timeout / 4))
+            return
         if self._state is ClosingState.CLOSED:
             self.end_loop()  # what the peer sent before its end has had its time
         self._signal(Signal.DEADLINE)
+
+    def _close_progressed_at(self, now: float) -> float:
+        websocket = self.websocket
+        count = websocket.transport.written - websocket.transport.outstanding
+        if self._state is ClosingState.SENT:  # the peer's Close comes behind what it was sending
+            count += self._late_bytes + websocket.assembled
+        if self._close_progress is None:
+            self._close_progress = Progress(count, self._deadline_from)
+            return self._deadline_from
+        return self._close_progress.look(count, now)
 
     def peer_closed(self) -> None:
         """The peer's Close frame came, in answer to ours or before it."""

@@ -9,6 +9,7 @@ The rules of this file:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import final
 
@@ -24,11 +25,15 @@ from actors.wakeup import place, waiting_frame
 class RunningHook:
     """What the task of an actor is at, and the means to end it; made once, for all its hooks."""
 
-    __slots__ = ("_runtime", "_scope", "_timer", "interrupted", "since", "task")
+    __slots__ = ("_runtime", "_scope", "_timer", "interrupted", "sent_at", "since", "task", "waits_for_peer")
 
     def __init__(self, runtime: Runtime) -> None:
         self.since: float | None = None
         """When the hook began, on the runtime's clock; ``None`` between hooks."""
+        self.sent_at = -math.inf
+        """When a send went through that was not at once: the hook gets on."""
+        self.waits_for_peer = False
+        """Whether the hook waits for the peer to take what was sent."""
         self.interrupted = False
         """Whether a crash or a cancellation ends the loop: the hook has the teardown timeout."""
         self.task: object = None

@@ -20,6 +20,11 @@ from actors.wakeup import Parker, current_backend
 
 logger = logging.getLogger("actors")
 
+LATE = 1.0
+"""Seconds: what comes later than this after its time says that the process stood still."""
+TICK = 1.0
+"""Seconds between two looks at the clock while there are deadlines: a standstill shows between them."""
+
 
 @final
 class Timer:
@@ -49,7 +54,16 @@ class Timer:
 class Timers:
     """The deadlines of one runtime, in seconds of its monotonic clock."""
 
-    __slots__ = ("_clock", "_compact_at", "_heap", "_order", "_parker", "_waiting_for")
+    __slots__ = (
+        "_awake_since",
+        "_clock",
+        "_compact_at",
+        "_heap",
+        "_order",
+        "_parker",
+        "_tick",
+        "_waiting_for",
+    )
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -58,6 +72,8 @@ class Timers:
         self._compact_at = 64
         self._parker: Parker | None = None
         self._waiting_for = -math.inf
+        self._tick = math.inf
+        self._awake_since = -math.inf
 
     def __len__(self) -> int:
         return sum(self._live(entry) for entry in self._heap)
@@ -91,6 +107,7 @@ class Timers:
     def fire(self) -> float:
         """Call what is due, and give the time of the next look (infinity when there is none)."""
         now = self._clock()
+        self.awake_since(now)
         while self._heap and self._heap[0][0] <= now:
             entered, _, timer = heapq.heappop(self._heap)
             if entered != timer._entered:
@@ -114,13 +131,29 @@ class Timers:
         """When ``fire`` is to be called next: a deadline or earlier; infinity when there is none."""
         return self._heap[0][0] if self._heap else math.inf
 
+    def awake_since(self, now: float) -> float:
+        """When the process last went on after it had stood still, stopped or busy with one thing.
+
+        Nobody was heard meanwhile: no silence began before this.
+        """
+        if min(self._tick, self.next_look) + LATE < now:
+            self._awake_since = now
+            self._tick = math.inf
+        return self._awake_since
+
     async def run(self) -> None:
         """Wait for deadlines until cancelled; the one task that does so for the whole runtime."""
         self._parker = current_backend().parker()
         while True:
-            self._waiting_for = next_look = self.fire()
-            await self._parker.park_for(next_look - self._clock())
+            next_look = self.fire()
+            now = self._clock()
+            self._tick = math.inf if next_look == math.inf else now + TICK
+            self._waiting_for = next_look = min(next_look, self._tick)
+            await self._parker.park_for(next_look - now)
             self._waiting_for = -math.inf
+            now = self._clock()
+            self.awake_since(now)
+            self._tick = now + TICK
             await checkpoint()  # what came before a deadline, and waited for the process, is read before it
 
     def _enter(self, timer: Timer) -> None:

@@ -143,7 +143,7 @@ class FunctionActor(ConnectionActor):
 
         From any thread.  Raises what ``send`` raises.
         """
-        self._on_loop(self._own_cell.send, message)
+        self._on_loop(self._own_cell.send_now, message)
 
     # Timers and tasks are for the thread of the event loop, and a plain function runs in another one.
 

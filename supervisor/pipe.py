@@ -29,6 +29,7 @@ from enum import Enum, auto
 from functools import partial
 from typing import Protocol, cast, final
 
+from actors.progress import DRIP
 from actors.repeats import others, repeats
 from actors.runtime import Runtime
 from actors.timers import Timer
@@ -48,9 +49,6 @@ QUIET = 0.5
 
 HIGH_WATER = 256 * 1024
 """Bytes that wait for a side that does not keep up before the other one is paused."""
-
-SLOWEST = 512
-"""Bytes a second that a body has to bring; see ``Timeouts.assembly``."""
 
 TURN = 32 * 1024
 """Bytes that are checked before other connections have their turn; those of a body with a length are not."""
@@ -446,7 +444,7 @@ class Pipe(asyncio.Protocol):
         """Refuse a body that has not got on since the last look, though it was read all the time."""
         timeout, body = self._pipes.site.policy.timeouts.assembly, self._requests.body
         assert timeout is not None, "there was a look"
-        if self._held_up or body - self._seen >= SLOWEST * timeout:
+        if self._held_up or body - self._seen >= DRIP * timeout:
             self._seen, self._held_up = body, self._behind
             self._pace = self._pipes.site.runtime.timers.after(timeout, self._look_at_body)
         else:

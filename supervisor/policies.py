@@ -19,10 +19,15 @@ from functools import partial
 from typing import Any, NamedTuple, final
 
 from actors import ExitReason, Overflow
+from actors.progress import LONGEST
 from actors.seconds import check_seconds as check_seconds  # for every option, here and elsewhere
 
 LIFETIME_JITTER = 0.1
 """How far the lifetimes of connections are spread: plus or minus this part of them."""
+PATIENCE = 1.0
+"""Seconds that a peer may take nothing with more queued than ``send_limit``: some long round trips."""
+PARTS = 4
+"""How often within the time of a verdict somebody looks whether there is progress."""
 _MOST = sys.float_info.max
 _LEAST_OVER_ZERO = math.ulp(0.0)
 
@@ -73,12 +78,15 @@ def _check(
 class Timeouts:
     """Seconds; ``None`` switches one off.
 
-    ``handshake``: from accept to 101, and the head of each HTTP request, then 408.  ``idle``: without a
-    data message either way, then 1001.  ``lifetime``: of the connection, then 1001, with 10 % jitter.
-    ``assembly``: one frame or fragmented message, then 1008; the body of an HTTP request that does not get
-    on, then 408.  ``handler``: one hook, then 1011.  ``close``: the whole closing handshake, then TCP is
-    dropped.  ``teardown``: each step of it, then what hangs is cancelled; what is
-    still there after that is left behind and reported as a leak.
+    ``handshake``: from accept to 101, and the head of each HTTP request, then 408.  ``idle``: no data either
+    way, no hook at work and nothing in the mailbox, then 1001; pings do not count.  ``lifetime``: of the
+    connection, then 1001, with 10 % jitter.  ``assembly``: a frame or fragmented message of which nothing
+    comes, then 1008; ten times that in all; the body of an HTTP request that does not get on, then 408.
+    ``handler``: one hook that neither ends nor sends anything, then 1011.  ``close``: a closing handshake
+    that does not get on, then TCP is dropped; ten times that in all.  ``teardown``: each step of it, then
+    what hangs is cancelled; what is still there after that is left behind and reported as a leak.
+
+    Less than 1 KiB a second is no progress.  Time in which this process stood still is not counted.
     """
 
     handshake: float | None = 10.0
@@ -99,8 +107,10 @@ class Timeouts:
 class Heartbeat:
     """Ping frames (RFC 6455, section 5.5.2): every ``interval`` seconds, ``timeout`` for an answer.
 
-    Any byte of the peer is an answer.  No answer closes with 1011.  ``jitter`` spreads the pings of
-    many connections: 0.1 is plus or minus 10 % of the interval.
+    Any byte of the peer is an answer.  No answer closes with 1011.  A peer that still has to take what
+    was sent before the ping gives a sign of life by taking it: it is lost when that stands still for
+    ``interval`` and ``timeout`` together.  ``jitter`` spreads the pings of many connections: 0.1 is
+    plus or minus 10 % of the interval.
     """
 
     interval: float = 20.0
@@ -123,8 +133,13 @@ class Limits:
     ``max_message``: bytes of one message, then 1009.  ``inbound_messages``, ``inbound_bytes``: what
     waits in the mailbox before reading pauses.  ``mailbox_messages``, ``mailbox_bytes``: told
     messages, then the overflow rule.  ``send_high_water``: bytes queued for the peer before ``send``
-    waits.  ``max_body``: bytes of the body of one HTTP request, then 413; Robyn keeps three times as many
-    in memory.  ``topics``: how many a connection may join, then ``join`` raises ``ActorMisuse``.
+    waits.  ``send_stall``: seconds over that mark in which the peer takes nothing, or less than 1 KiB a
+    second, then 1013.  ``send_limit``: bytes queued by ``publish``, which does not wait; with more than
+    that a peer that takes nothing gets 1013 after one second, and one for which three times as much again
+    is queued at once.  A single message is queued whatever its size, and so is what one turn of the event
+    loop publishes.
+    ``max_body``: bytes of the body of one HTTP request, then 413; Robyn keeps three times as many in memory.
+    ``topics``: how many a connection may join, then ``join`` raises ``ActorMisuse``.
     """
 
     max_message: int | None = 1024 * 1024
@@ -293,7 +308,9 @@ class Policy:
         object.__setattr__(self, "_given", given)
         for part, default in _DEFAULTS.items():
             object.__setattr__(self, part, given.get(part, default))
-        limits_of_time = [self.timeouts.handler, self.timeouts.idle, self.timeouts.assembly]
+        limits_of_time = [self.timeouts.handler, self.timeouts.assembly]
+        if self.timeouts.idle is not None:
+            limits_of_time.append(self.timeouts.idle / PARTS)
         if self.timeouts.lifetime is not None:
             limits_of_time.append(self.timeouts.lifetime * (1 - LIFETIME_JITTER))
         if self.heartbeat is not None:
@@ -330,15 +347,27 @@ class Facts(NamedTuple):
     ``lifetime_ends`` and ``next_ping`` were chosen with jitter by whoever keeps the connection.
     """
 
-    last_received: float
-    last_message: float
+    awake_since: float
+    """When the process last went on after it had stood still: no silence began before."""
     lifetime_ends: float
     next_ping: float
+    last_received: float
     ping_sent: float | None
+    unseen: bool
+    """Whether the ping waits behind what the peer has not taken, or its pong behind what we do not read."""
+    held: bool
+    """Whether this side does not want to read."""
+    idle_since: float | None
+    """When data flowed last, or a hook ran; ``None``: now."""
     handling_since: float | None
+    """When the running hook began, or last got on with sending."""
     assembling_since: float | None
+    assembled_at: float
+    """When more of the message came last."""
     congested_since: float | None
-    reading: bool
+    over_limit_since: float | None
+    taken_at: float
+    """When the peer last took some of what waits for it."""
 
 
 class Verdict(Enum):
@@ -367,29 +396,47 @@ CLOSE_FOR: dict[Verdict, tuple[ExitReason, str]] = {
 
 
 def examine(policy: Policy, facts: Facts, now: float) -> tuple[Verdict, float]:
-    """Say what is to be done now, and when to look again at the latest."""
+    """Say what is to be done now, and when to look again at the latest.
+
+    While something is to be seen that shows by progress alone, looks come several times within its time.
+    """
     timeouts, heartbeat, stall = policy.timeouts, policy.heartbeat, policy.limits.send_stall
-    looks = [facts.lifetime_ends]
-    if facts.lifetime_ends <= now:
+    awake = facts.awake_since
+    look = facts.lifetime_ends
+    if look <= now:
         return Verdict.LIFETIME, now
     if timeouts.handler is not None:
         since = facts.handling_since
-        if since is not None and since + timeouts.handler <= now:
+        due = (now if since is None else max(since, awake)) + timeouts.handler
+        if due <= now:
             return Verdict.HANDLER, now
-        looks.append((now if since is None else since) + timeouts.handler)
+        look = min(look, due)
     if timeouts.idle is not None:
-        if facts.last_message + timeouts.idle <= now:
+        since = facts.idle_since
+        due = (now if since is None else max(since, awake)) + timeouts.idle
+        if due <= now:
             return Verdict.IDLE, now
-        looks.append(facts.last_message + timeouts.idle)
+        look = min(look, due, now + timeouts.idle / PARTS)
     if timeouts.assembly is not None:
-        since = facts.assembling_since if facts.reading else None
-        if since is not None and since + timeouts.assembly <= now:
-            return Verdict.ASSEMBLY, now
-        looks.append((now if since is None else since) + timeouts.assembly)
-    if stall is not None and facts.congested_since is not None:
-        if facts.congested_since + stall <= now:
+        due = now + timeouts.assembly
+        since = facts.assembling_since
+        if since is not None and not facts.held:
+            most = max(since, awake) + LONGEST * timeouts.assembly
+            due = min(max(since, awake, facts.assembled_at) + timeouts.assembly, most)
+            if due <= now:
+                return Verdict.ASSEMBLY, now
+            due = min(due, now + timeouts.assembly / PARTS)
+        look = min(look, due)
+    if facts.congested_since is not None and stall is not None:
+        due = max(facts.congested_since, facts.taken_at, awake) + stall
+        if due <= now:
             return Verdict.STALLED, now
-        looks.append(facts.congested_since + stall)
+        look = min(look, due, now + stall / PARTS)
+    if facts.over_limit_since is not None:
+        due = max(facts.over_limit_since, facts.taken_at, awake) + PATIENCE
+        if due <= now:
+            return Verdict.STALLED, now
+        look = min(look, due, now + PATIENCE / PARTS)
     if heartbeat is not None:
         sent = facts.ping_sent
         if sent is not None and facts.last_received > sent:
@@ -399,12 +446,19 @@ def examine(policy: Policy, facts: Facts, now: float) -> tuple[Verdict, float]:
         if sent is None:
             if facts.next_ping <= now:
                 return Verdict.PING, now
-        elif not facts.reading:
-            looks.append(now + heartbeat.timeout)  # no pong can be seen: the clock stands still
-        elif sent + heartbeat.timeout <= now:
-            return Verdict.HEARTBEAT_LOST, now
+        elif facts.unseen:
+            patience = heartbeat.interval + heartbeat.timeout
+            due = max(facts.last_received, facts.taken_at, awake) + patience
+            if due <= now:
+                return Verdict.HEARTBEAT_LOST, now
+            look = min(look, due, now + patience / PARTS)
+        elif facts.held:
+            look = min(look, now + heartbeat.timeout)  # no pong can be seen: the clock stands still
         else:
-            looks.append(sent + heartbeat.timeout)
+            due = max(sent, facts.taken_at, awake) + heartbeat.timeout
+            if due <= now:
+                return Verdict.HEARTBEAT_LOST, now
+            look = min(look, due)
         # An answer is only seen by a look, and the next ping follows it.
-        looks.append(facts.next_ping if facts.next_ping > now else now + heartbeat.interval)
-    return Verdict.NOTHING, min(looks)
+        look = min(look, facts.next_ping if facts.next_ping > now else now + heartbeat.interval)
+    return Verdict.NOTHING, look

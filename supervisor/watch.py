@@ -1,7 +1,7 @@
 """Keeps one open connection to its policy: looks when something may be due, and carries it out.
 
-One timer a connection.  Nothing on the hot path knows about it: it reads the times that the
-WebSocket and the cell store anyway.
+One timer a connection.  Nothing on the hot path knows about it: it reads the times and counts that the
+WebSocket, the transport and the cell keep anyway, and what they were at the look before.
 """
 
 from __future__ import annotations
@@ -13,11 +13,18 @@ from typing import final
 from actors.cell import Cell
 from actors.connection_cell import ConnectionCell
 from actors.errors import HandlerTimeout
+from actors.progress import Progress
 from actors.timers import Timer
-from supervisor.policies import CLOSE_FOR, LIFETIME_JITTER, Facts, Policy, Verdict, examine
-
-LATE = 1.0
-"""Seconds: a look that comes later than this after its time says that the process stood still."""
+from supervisor.policies import (
+    CLOSE_FOR,
+    LIFETIME_JITTER,
+    PARTS,
+    PATIENCE,
+    Facts,
+    Policy,
+    Verdict,
+    examine,
+)
 
 FEW = 1000
 """Timers: with fewer of them pings are sent twice a second, with more of them eight times."""
@@ -27,7 +34,24 @@ FEW = 1000
 class Watch:
     """The policy of one open connection at work."""
 
-    __slots__ = ("_cell", "_lifetime_ends", "_next_ping", "_ping_sent", "_policy", "_timer")
+    __slots__ = (
+        "_active_at",
+        "_assembly",
+        "_assembly_of",
+        "_busy",
+        "_cell",
+        "_lifetime_ends",
+        "_next_ping",
+        "_ping_position",
+        "_ping_sent",
+        "_policy",
+        "_sampled_at",
+        "_sends",
+        "_settled",
+        "_taken",
+        "_taken_at",
+        "_timer",
+    )
 
     def __init__(self, cell: ConnectionCell, policy: Policy, timer: Timer | None = None) -> None:
         """Take over ``timer``, that of the handshake perhaps, if there is one.
@@ -38,6 +62,13 @@ class Watch:
         self._policy = policy
         self._next_ping = self._lifetime_ends = math.inf  # until the first look
         self._ping_sent: float | None = None
+        self._ping_position = 0  # in what was written
+        self._settled = 0  # of what was written; the peer has taken it
+        self._taken = 0  # of what was written, at the last look at it
+        self._sends: Progress | None = None  # while the peer has something to take
+        self._assembly: Progress | None = None  # of the message that began at ``_assembly_of``
+        self._busy = False
+        self._sampled_at = self._taken_at = self._active_at = self._assembly_of = -math.inf
         opened_at = cell.websocket.opened_at
         first_look = _together(opened_at + policy.patience, opened_at)
         timers = cell.runtime.timers
@@ -65,10 +96,10 @@ class Watch:
         """Do what is due, and set the time of the next look."""
         cell = self._cell
         now = cell.runtime.clock()
-        if not cell.reading or now - self._timer.due > LATE:
+        if cell.held:
             self._restart_clocks(now)
         while not cell.closing:
-            verdict, next_look = examine(self._policy, self._facts(), now)
+            verdict, next_look = examine(self._policy, self._facts(now), now)
             if verdict is Verdict.NOTHING:
                 cell.runtime.timers.move(self._timer, _together(next_look, now))
                 return
@@ -77,7 +108,13 @@ class Watch:
     def _carry_out(self, verdict: Verdict, now: float) -> None:
         cell = self._cell
         if verdict is Verdict.PING:
-            cell.websocket.ping()
+            transport = cell.websocket.transport
+            if transport.written != self._settled:
+                self._sample(now)
+            self._ping_position = transport.written
+            size = cell.websocket.ping()
+            if self._settled == self._ping_position:
+                self._settled += size  # its pong tells more than the system does
             self._ping_sent = now
             self._next_ping = self._ping_after(now)
         elif verdict is Verdict.ANSWERED:
@@ -87,37 +124,88 @@ class Watch:
         else:
             cell.exit_with(*CLOSE_FOR[verdict])
 
-    def _facts(self) -> Facts:
-        cell, websocket = self._cell, self._cell.websocket
+    def _facts(self, now: float) -> Facts:
+        cell, policy = self._cell, self._policy
+        websocket, hook = cell.websocket, cell.hook
+        transport = websocket.transport
+        congested = transport.congested
+        look_for_idle = policy.timeouts.idle is not None
+        if congested or self._sends is not None or (look_for_idle and transport.written != self._settled):
+            self._sample(now)
+        handling_since = None if hook.interrupted else hook.since
+        if handling_since is not None:
+            handling_since = max(handling_since, hook.sent_at, self._taken_at if hook.waits_for_peer else 0)
+        assembling_since = websocket.assembling_since
+        assembled_at = -math.inf if assembling_since is None else self._assembled_at(assembling_since, now)
         return Facts(  # in this order, not by name: two are made for every ping
-            websocket.last_received,
-            websocket.last_message,
+            cell.runtime.timers.awake_since(now),
             self._lifetime_ends,
             self._next_ping,
+            websocket.last_received,
             self._ping_sent,
-            None if cell.hook.interrupted else cell.hook.since,
-            websocket.assembling_since,
+            congested or (self._sends is not None and self._taken < self._ping_position),
+            cell.held,
+            self._idle_since(now, assembled_at) if look_for_idle else None,
+            handling_since,
+            assembling_since,
+            assembled_at,
             cell.congested_since,
-            cell.reading,
+            cell.over_limit_since,
+            self._taken_at,
         )
 
+    def _sample(self, now: float) -> None:
+        """See how much the peer has taken of what was written."""
+        transport = self._cell.websocket.transport
+        written, outstanding = transport.written, transport.outstanding
+        self._sampled_at = now
+        self._taken = written - outstanding
+        if outstanding <= 0 and not transport.congested:
+            self._settled = written
+            if self._sends is not None:
+                self._sends = None
+                self._taken_at = now
+        elif self._sends is None:
+            self._sends = Progress(self._taken, now)
+        elif self._sends.look(self._taken, now) == now:
+            self._taken_at = now
+
+    def _assembled_at(self, since: float, now: float) -> float:
+        """When more of the incomplete message came that has been coming since ``since``."""
+        websocket = self._cell.websocket
+        count = websocket.assembled
+        if self._assembly is None or self._assembly_of != since:
+            self._assembly, self._assembly_of = Progress(0, since), since
+        if websocket.transport.congested:
+            self._assembly.excuse(count, now)  # nothing is read
+        return self._assembly.look(count, now)
+
+    def _idle_since(self, now: float, assembled_at: float) -> float:
+        """When data flowed last, or a hook ran, or a message waited for one.
+
+        A hook that waits for the peer to take something is no more at work than the peer is.
+        """
+        cell = self._cell
+        busy = not cell.websocket.transport.congested and (cell.hook.since is not None or bool(cell.mailbox))
+        if busy or self._busy:
+            self._active_at = now
+        self._busy = busy
+        return max(cell.websocket.last_message, self._active_at, self._taken_at, assembled_at)
+
     def _restart_clocks(self, now: float) -> None:
-        """What the peer sent could not be read, or no time could be kept: blame nobody for it."""
-        cell, websocket = self._cell, self._cell.websocket
+        """What the peer sends is not read, since this side does not want to: blame nobody for it."""
+        websocket = self._cell.websocket
         if self._ping_sent is not None and websocket.last_received <= self._ping_sent:
             self._ping_sent = now
         if websocket.assembling_since is not None:
             websocket.assembling_since = now
-        if now - self._timer.due > LATE:
-            websocket.last_message = now
-            if cell.hook.since is not None:
-                cell.hook.since = now
-            if cell.congested_since is not None:
-                cell.congested_since = now
 
     def _congested(self) -> None:
-        """The peer stopped reading: its time to go on may end before the next look."""
-        _, next_look = examine(self._policy, self._facts(), self._cell.runtime.clock())
+        """The peer does not keep up: its time to go on may end before the next look."""
+        now = self._cell.runtime.clock()
+        next_look = now + PATIENCE / PARTS
+        if now - self._sampled_at > PATIENCE / PARTS:  # one who sends without end calls this all the time
+            _, next_look = examine(self._policy, self._facts(now), now)
         if next_look < self._timer.deadline:
             self._cell.runtime.timers.move(self._timer, next_look)
 
@@ -157,8 +245,8 @@ class HandlerWatch:
         cell, timers = self._cell, self._cell.runtime.timers
         now = cell.runtime.clock()
         since = None if cell.hook.interrupted else cell.hook.since
-        if since is not None and now - self._timer.due > LATE:
-            since = cell.hook.since = now
+        if since is not None:
+            since = max(since, timers.awake_since(now))
         if since is not None and since + self._timeout <= now:
             time_out(cell, self._timeout)
             since = None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import cast, final
 
+from actors.transports.sendqueue import unacknowledged
 from actors.transports.transport import LINGER_PAUSE, LINGER_RATE, NOBODY, Sink
 
 HIGH_WATER = 64 * 1024
@@ -22,13 +23,13 @@ class AsyncioTransport(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_allowance",
         "_at_once",
         "_before_tls",
         "_connected",
         "_ended",
         "_full",
         "_gathering",
+        "_hold_at",
         "_loop",
         "_lost",
         "_out",
@@ -39,11 +40,13 @@ class AsyncioTransport(asyncio.Protocol):
         "_stopped",
         "_stopping",
         "_transport",
+        "_turned",
         "congested",
         "coupled",
         "gathering",
         "high_water",
         "sink",
+        "written",
     )
 
     sink: Sink
@@ -66,7 +69,9 @@ class AsyncioTransport(asyncio.Protocol):
         self._pending = 0
         self._gathering = False  # what is written waits for the end of the turn of the event loop
         self._at_once: Callable[[bytes], object] | None = None  # writes without gathering here
-        self._allowance = high_water  # bytes that are written before something comes or senders are held up
+        self.written = 0
+        self._hold_at = high_water  # of what is written; then something has come, or senders are held up
+        self._turned = False  # something has come: the event loop has turned
         self._full = False  # the event loop says that the peer does not keep up
         self._paused = False
         self._stopping = False
@@ -99,7 +104,7 @@ class AsyncioTransport(asyncio.Protocol):
         """Let ``protocol`` have the connection, with what is queued; gives the event loop's transport."""
         transport = self._transport
         assert transport is not None, "connected"
-        self._flush()
+        self.flush()
         self._apply_reading()
         transport.set_protocol(protocol)
         return transport
@@ -125,7 +130,7 @@ class AsyncioTransport(asyncio.Protocol):
             if self._ended:
                 self.end(linger=False)
             else:
-                self._flush()
+                self.flush()
                 self._apply_reading()
             return
         self._peer = format_address(transport.get_extra_info("peername"))
@@ -137,7 +142,7 @@ class AsyncioTransport(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._stopping:  # libuv reads again within a turn what fills its buffer
             self._apply_reading()
-        self._allowance = self.high_water  # the event loop has turned
+        self._turned = True
         self.sink.data(data)
         if self._ended:
             self._read_on_slowly(len(data))
@@ -209,30 +214,40 @@ class AsyncioTransport(asyncio.Protocol):
         in_kernel_queue = 0 if self._transport is None else self._transport.get_write_buffer_size()
         return self._pending + in_kernel_queue
 
+    @property
+    def outstanding(self) -> int:
+        if self._transport is None or self._lost:
+            return 0
+        return self._transport.get_write_buffer_size() + unacknowledged(self.descriptor)
+
     def write(self, data: bytes) -> None:
         if self._gathering:
             self._out.append(data)
             self._pending += len(data)
-            if self._pending > self.high_water or (self._allowance < 0 and not self.congested):
-                self._flush()  # the event loop may say that the peer does not keep up, or it is others' turn
+            if self._pending > self.high_water or (self.written > self._hold_at and not self.congested):
+                self.flush()  # the event loop may say that the peer does not keep up, or it is others' turn
         elif self._at_once is not None:
             self._at_once(data)
-            if self._allowance < 0 and not self.congested:
-                self._use_up_allowance()
-            self._allowance -= len(data)
+            if self.written > self._hold_at and not self.congested:
+                self._give_turn()
+            self.written += len(data)
         elif not self._ended:
             self._gather()
             self.write(data)
 
     def _spend(self, size: int) -> None:
         """As in ``write``, of which every message would feel the call."""
-        if self._allowance < 0 and not self.congested:
-            self._use_up_allowance()
-        self._allowance -= size
+        if self.written > self._hold_at and not self.congested:
+            self._give_turn()
+        self.written += size
 
-    def _use_up_allowance(self) -> None:
-        self._allowance = self.high_water
-        self._hold_up_senders()
+    def _give_turn(self) -> None:
+        """Much was written at once: hold up the senders, unless others have had their turn meanwhile."""
+        self._hold_at = self.written + self.high_water
+        if self._turned:
+            self._turned = False
+        else:
+            self._hold_up_senders()
 
     def write_frame(self, header: bytes, payload: bytes) -> None:
         if self._gathering or self._at_once is None or self._transport is None:
@@ -254,9 +269,9 @@ class AsyncioTransport(asyncio.Protocol):
 
     def _flush_soon(self) -> None:
         self._gathering = self.gathering = False
-        self._flush()
+        self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         out = self._out
         if out and self._transport is not None and not self._lost:
             data = out[0] if len(out) == 1 else b"".join(out)
@@ -297,7 +312,7 @@ class AsyncioTransport(asyncio.Protocol):
         if transport is None or self._lost:
             self._ended = True
             return
-        self._flush()
+        self.flush()
         self._end_writing()
         if linger and transport.can_write_eof():
             self._apply_reading()

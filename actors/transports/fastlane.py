@@ -81,6 +81,11 @@ class IncompleteFrame:
         self.missing -= size
         return position + size
 
+    @property
+    def taken(self) -> int:
+        """Bytes of the payload that have come."""
+        return sum(map(len, self._pieces))
+
     def message(self) -> str | bytes:
         """The message, when nothing is missing; raises ``UnicodeDecodeError`` for a text that is none."""
         return joined(self._pieces, text=self._header[0] == _TEXT)

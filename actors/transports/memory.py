@@ -34,6 +34,7 @@ class MemoryTransport:
         "gathering",
         "high_water",
         "sink",
+        "written",
     )
 
     sink: Sink
@@ -54,6 +55,7 @@ class MemoryTransport:
         self._lost = False
         self.aborted = False
         self.buffered = 0
+        self.written = 0
         self.congested = False
         self.gathering = False  # who is woken may have waited for something
 
@@ -82,15 +84,22 @@ class MemoryTransport:
     def stall(self, stalled: bool) -> None:
         """Let the peer stop reading, or read again: it sees neither bytes nor the end meanwhile."""
         self._stalled = stalled
-        if stalled:
-            return
-        held, self._held = self._held, []
-        self.buffered = 0
-        for data in held:
+        if not stalled:
+            self.take(self.buffered)
+
+    def take(self, size: int) -> None:
+        """Let a peer that is stalled read ``size`` bytes of what waits for it."""
+        while self._held and (size or not self._held[0]):
+            data = self._held.pop(0)
+            if len(data) > size:
+                self._held.insert(0, data[size:])
+                data = data[:size]
+            size -= len(data)
+            self.buffered -= len(data)
             self._deliver(data)
         if self._ended:
             self._finish()
-        elif self.congested:
+        elif self.congested and self.buffered * 2 <= self.high_water:
             self.congested = False
             self._read()
             self.sink.writable()
@@ -105,9 +114,14 @@ class MemoryTransport:
     def peer(self) -> str:
         return "memory"
 
+    @property
+    def outstanding(self) -> int:
+        return self.buffered
+
     def write(self, data: bytes) -> None:
         if self._ended:
             return
+        self.written += len(data)
         if self._stalled:
             self._held.append(data)
             self.buffered += len(data)
@@ -120,6 +134,9 @@ class MemoryTransport:
 
     def write_frame(self, header: bytes, payload: bytes) -> None:
         self.write(header + payload)
+
+    def flush(self) -> None:
+        pass
 
     def pause(self) -> None:
         self._paused = True

@@ -65,9 +65,16 @@ class Transport(Protocol):
     def descriptor(self) -> int | None:
         """The number of the socket's descriptor; ``None`` where there is no socket."""
 
+    written: int
+    """Bytes written so far; those that are gathered perhaps only when they go out."""
+
     @property
     def buffered(self) -> int:
         """Bytes written and not yet taken by the kernel."""
+
+    @property
+    def outstanding(self) -> int:
+        """Bytes of ``written`` that the peer's side has not got, as far as the system tells."""
 
     def write(self, data: bytes) -> None:
         """Queue ``data``; never blocks.  Nothing happens after ``end`` and ``abort``."""
@@ -77,6 +84,9 @@ class Transport(Protocol):
 
     def write_frame(self, header: bytes, payload: bytes) -> None:
         """Queue a large frame, as ``write`` would, but without a copy where that can be."""
+
+    def flush(self) -> None:
+        """Give the kernel what it takes now; what was written may otherwise wait for a turn of others."""
 
     def pause(self) -> None:
         """Stop reading: the peer is held up by TCP."""

@@ -8,11 +8,16 @@ from typing import final
 import trio
 
 from actors.transports.asyncio import HIGH_WATER, format_address
+from actors.transports.sendqueue import unacknowledged
 from actors.transports.transport import LINGER_PAUSE, LINGER_RATE, NOBODY, Sink
 from actors.wakeup import TrioParker
 
 READ_SIZE = 64 * 1024 + 14
 """Bytes of one read: a message of 64 KiB with its header."""
+LARGE = 4096
+"""Bytes from which a write does not wait for others that could go out with it."""
+TLS_PART = 64 * 1024
+"""Bytes that are encrypted at once; how many of them the kernel has taken cannot be seen."""
 
 
 @final
@@ -39,6 +44,7 @@ class TrioTransport:
         "gathering",
         "high_water",
         "sink",
+        "written",
     )
 
     sink: Sink
@@ -61,6 +67,7 @@ class TrioTransport:
         self._linger = False
         self._lost = False
         self.buffered = 0
+        self.written = 0
         self.congested = False
         self.gathering = False  # who is woken may have waited for something
 
@@ -113,14 +120,8 @@ class TrioTransport:
             while True:
                 if self._out:
                     data, self._out = self._out, bytearray()
-                    await stream.send_all(data)
-                    self.buffered -= len(data)
+                    await self._write_all(data)
                     del data  # as above
-                    self._at_once = 0
-                    if self.congested and self.buffered * 2 <= self.high_water:
-                        self.congested = False
-                        self._reader.wake()
-                        self.sink.writable()
                 elif self._lost or (self._ended and not self._linger):
                     break
                 else:
@@ -130,10 +131,31 @@ class TrioTransport:
                         continue
                     await self._writer.park()
             await stream.aclose()
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             _forget(error)
         finally:
             self._gone()
+
+    async def _write_all(self, data: bytearray) -> None:
+        """Write ``data``, and tell with each part that the kernel takes: it may be seconds until the next."""
+        stream = self._stream
+        with memoryview(data) as view:
+            start = 0
+            while start < len(data):
+                if isinstance(stream, trio.SSLStream):
+                    with view[start : start + TLS_PART] as part:
+                        await stream.send_all(part)
+                        sent = len(part)
+                else:
+                    with view[start:] as part:
+                        sent = await stream.socket.send(part)
+                start += sent
+                self.buffered -= sent
+                self._at_once = 0
+                if self.congested and self.buffered * 2 <= self.high_water:
+                    self.congested = False
+                    self._reader.wake()
+                    self.sink.writable()
 
     def _gone(self) -> None:
         """Close the socket, let both tasks end, and tell the sink once."""
@@ -149,11 +171,23 @@ class TrioTransport:
 
     # -- called by the sink --------------------------------------------------------------------
 
+    @property
+    def outstanding(self) -> int:
+        return 0 if self._lost else self.buffered + unacknowledged(self.descriptor)
+
     def write(self, data: bytes) -> None:
+        if len(data) < LARGE:
+            self._queue(data)
+        else:
+            self.write_frame(b"", data)
+
+    def _queue(self, data: bytes | memoryview) -> None:
         if self._ended:
             return
+        size = len(data)
         self._out += data
-        self.buffered += len(data)
+        self.written += size
+        self.buffered += size
         if self.buffered > self.high_water:
             self.congested = True
         self._writer.wake()
@@ -166,12 +200,20 @@ class TrioTransport:
             return
         sent = self._write_at_once(header, payload)
         if sent == 0:
-            self.write(header)
-            self.write(payload)
+            self._queue(header)
+            self._queue(payload)
         elif sent < len(header) + len(payload):
-            self.write((header + payload)[sent:])
+            self._queue(memoryview(header + payload)[sent:])
 
-    def _write_at_once(self, *data: bytes) -> int:
+    def flush(self) -> None:
+        if 0 < self.buffered == len(self._out):  # nothing is in the writer's hands
+            self.buffered = 0
+            sent = self._write_at_once(self._out)
+            del self._out[:sent]
+            self.buffered = len(self._out)
+            self.written -= sent  # it was counted when it was queued
+
+    def _write_at_once(self, *data: bytes | bytearray) -> int:
         """Give the kernel what it takes now, without a copy and the writer's turn; gives how much that was.
 
         One who sends without end gets nowhere with this: it must wait for the turns of others.
@@ -183,6 +225,7 @@ class TrioTransport:
         except OSError:  # there is no room, or the connection is gone: the writer will see
             return 0
         self._at_once += sent
+        self.written += sent
         return sent
 
     def pause(self) -> None:

@@ -461,6 +461,16 @@ class WebSocket:
                 self._finished = True
                 self._receiver.peer_closed()
 
+    @property
+    def assembled(self) -> int:
+        """Bytes that have come of the frame or the fragmented message that is incomplete."""
+        if self._incomplete is not None:
+            return self._incomplete.taken
+        protocol = self._protocol
+        if protocol is None or self.assembling_since is None:
+            return 0
+        return len(protocol.reader.buffer) + (protocol.current_size or 0)
+
     # -- from the cell -------------------------------------------------------------------------
 
     def pause(self) -> None:
@@ -519,13 +529,17 @@ class WebSocket:
         self.last_message = now
         self.transport.write(frame)
 
-    def ping(self) -> None:
-        """Send a ping with a payload of its own, so that its pong is known (RFC 6455, section 5.5.2)."""
+    def ping(self) -> int:
+        """Send a ping with a payload of its own, so that its pong is known (RFC 6455, section 5.5.2).
+
+        Give how many bytes were written.
+        """
         if self.sent is not None:
-            return
+            return 0
         self.pings += 1
         self.ping_sent_at = self._clock()
         self.transport.write(PING_HEADER + self.pings.to_bytes(PING_SIZE, "big"))
+        return len(PING_HEADER) + PING_SIZE
 
     def send_close(self, code: int, reason: str) -> None:
         """Queue our Close frame; the caller makes sure that none is out."""

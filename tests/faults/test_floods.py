@@ -180,6 +180,7 @@ async def reads_nothing(scene: Scene) -> None:
 
 async def reads_too_late(scene: Scene) -> None:
     await is_published_to(scene)
+    await until(lambda: any(ref._cell.closing for ref in scene.server.connections))
     await close_of(scene.client)
 
 

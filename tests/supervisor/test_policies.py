@@ -288,15 +288,20 @@ def test_a_policy_is_frozen_and_says_what_was_given() -> None:
 # -- what is due when --------------------------------------------------------------------------
 
 NOTHING_DUE = Facts(
-    last_received=0,
-    last_message=0,
+    awake_since=-math.inf,
     lifetime_ends=math.inf,
     next_ping=math.inf,
+    last_received=0,
     ping_sent=None,
+    unseen=False,
+    held=False,
+    idle_since=0,
     handling_since=None,
     assembling_since=None,
+    assembled_at=-math.inf,
     congested_since=None,
-    reading=True,
+    over_limit_since=None,
+    taken_at=-math.inf,
 )
 OFF = Policy(
     timeouts=Timeouts(idle=None, lifetime=None, assembly=None, handler=None),
@@ -327,6 +332,12 @@ ONLY: dict[str, tuple[Policy, Facts, Verdict]] = {
         NOTHING_DUE._replace(congested_since=0),
         Verdict.STALLED,
     ),
+    "congested heartbeat": (
+        Policy(heartbeat=Heartbeat(interval=4, timeout=6)),
+        NOTHING_DUE._replace(ping_sent=2, unseen=True),
+        Verdict.HEARTBEAT_LOST,
+    ),
+    "over the limit": (OFF, NOTHING_DUE._replace(over_limit_since=9), Verdict.STALLED),
 }
 
 
@@ -347,6 +358,33 @@ def test_what_is_switched_off_is_never_due(name: str) -> None:
     assert examine(OFF, facts, 1e9) == (Verdict.NOTHING, math.inf)
 
 
+PROGRESS: dict[str, dict[str, Facts]] = {
+    "taken_at": {name: ONLY[name][1] for name in ("send stall", "congested heartbeat", "over the limit")},
+    "assembled_at": {"assembly": ONLY["assembly"][1]},
+    "awake_since": {name: facts for name, (_, facts, _) in ONLY.items() if name not in ("lifetime", "ping")},
+}
+
+
+@pytest.mark.parametrize(
+    ("progress", "name"), [(field, name) for field, names in PROGRESS.items() for name in names]
+)
+def test_the_time_of_a_verdict_starts_anew_with_progress(progress: str, name: str) -> None:
+    policy, facts, verdict = ONLY[name]
+    policy, facts = policy.over(OFF), facts._replace(**{progress: 9.5})
+    time = 1 if name == "over the limit" else 10
+
+    assert examine(policy, facts, 9.5 + time - 0.01)[0] is Verdict.NOTHING
+    assert examine(policy, facts, 9.5 + time)[0] is verdict
+
+
+def test_a_message_that_goes_on_coming_has_ten_times_the_assembly_timeout() -> None:
+    policy = Policy(timeouts=Timeouts(assembly=10)).over(OFF)
+    facts = NOTHING_DUE._replace(assembling_since=0)
+
+    assert examine(policy, facts._replace(assembled_at=99), 99.9)[0] is Verdict.NOTHING
+    assert examine(policy, facts._replace(assembled_at=100), 100) == (Verdict.ASSEMBLY, 100)
+
+
 def test_any_byte_after_the_ping_answers_it_and_one_before_does_not() -> None:
     policy = Policy(heartbeat=Heartbeat(timeout=10)).over(OFF)
     asked = NOTHING_DUE._replace(ping_sent=5)
@@ -359,7 +397,7 @@ def test_any_byte_after_the_ping_answers_it_and_one_before_does_not() -> None:
 def test_nobody_is_blamed_for_what_is_not_read(name: str) -> None:
     policy, facts, _ = ONLY[name]
 
-    verdict, next_look = examine(policy.over(OFF), facts._replace(reading=False), 1000)
+    verdict, next_look = examine(policy.over(OFF), facts._replace(held=True), 1000)
 
     assert (verdict, next_look) == (Verdict.NOTHING, 1010)
 
@@ -369,15 +407,20 @@ MAYBE = st.none() | TIMES
 PERIOD = st.none() | st.integers(1, 20).map(float)
 FACTS = st.builds(
     Facts,
-    last_received=TIMES,
-    last_message=TIMES,
+    awake_since=TIMES,
     lifetime_ends=TIMES | st.just(math.inf),
     next_ping=TIMES,
+    last_received=TIMES,
     ping_sent=MAYBE,
+    unseen=st.booleans(),
+    held=st.booleans(),
+    idle_since=MAYBE,
     handling_since=MAYBE,
     assembling_since=MAYBE,
+    assembled_at=TIMES,
     congested_since=MAYBE,
-    reading=st.booleans(),
+    over_limit_since=MAYBE,
+    taken_at=TIMES,
 )
 POLICIES = st.builds(
     lambda idle, assembly, handler, timeout, stall: Policy(

@@ -14,8 +14,9 @@ from actors.cell import Reaction
 from actors.errors import HandlerTimeout
 from actors.mailbox import Bounds
 from actors.testing import Client, ManualClock, connected, started
+from actors.timers import LATE
 from supervisor import Heartbeat, Limits, Policy, Timeouts
-from supervisor.watch import LATE, HandlerWatch, Watch
+from supervisor.watch import HandlerWatch, Watch
 from tests.raw import PING, PONG, TEXT, encode
 from tests.witness import watched
 
