@@ -43,6 +43,12 @@ logger = logging.getLogger("actors")
 
 TURN = 32
 """Messages that an actor handles before the others get their turn, if no hook waits for anything."""
+SLICE = 0.005
+"""Seconds after which its turn ends all the same, behind the message at hand: what one costs is the peer's
+choice."""
+TURNS_OF_OTHERS = 4
+"""Turns of the event loop that others get then: reading, waking, handling and writing an answer take one
+each, and an actor that had a turn of its own in between would hold it up four times."""
 STOP = Marker(None)
 """In the control lane or behind the last message of the data lane: end the loop here."""
 
@@ -272,21 +278,25 @@ class Cell:
         return self.state is not STARTING
 
     async def _loop(self) -> None:
-        pop = self.mailbox.pop
-        turn = TURN
+        pop, clock = self.mailbox.pop, self.runtime.clock
+        turn, over_at = TURN, clock() + SLICE
         while not self.hook.interrupted:
             message = pop()
             if message is EMPTY:
                 await self._parker.park()  # holding no message: that one is the sentinel
-                turn = TURN
+                turn, over_at = TURN, clock() + SLICE
             elif message is STOP:
                 return
             else:
                 await self.dispatch(message)
                 turn -= 1
-                if not turn:
+                if clock() >= over_at:
+                    await give_turns()
+                elif turn:
+                    continue
+                else:
                     await checkpoint()
-                    turn = TURN
+                turn, over_at = TURN, clock() + SLICE
 
     @property
     def restartable(self) -> bool:
@@ -623,6 +633,12 @@ class Cell:
         self.runtime.dead_letters.add(
             message.message if isinstance(message, Told) else message, self.id, reason
         )
+
+
+async def give_turns() -> None:
+    """Let the others have as many turns of the event loop as it takes them to answer a message."""
+    for _ in range(TURNS_OF_OTHERS):
+        await checkpoint()
 
 
 def reason_of(error: BaseException) -> ExitReason:

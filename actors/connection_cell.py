@@ -20,7 +20,7 @@ from typing import Any
 
 from anyio.lowlevel import checkpoint
 
-from actors.cell import ALIVE, STOP, TURN, Cell, CellOptions, CellState, reason_of
+from actors.cell import ALIVE, SLICE, STOP, TURN, Cell, CellOptions, CellState, give_turns, reason_of
 from actors.closing import TABLE, Action, ClosingState, Signal
 from actors.codecs import Codec, RawCodec, encoded
 from actors.codes import CloseCode, fit_reason
@@ -49,6 +49,10 @@ LONG = 0.005
 """Seconds between two sends, or from the begin of a hook to its send, after which others get their turn."""
 MOST_OVER = 3
 """Times the send limit that a queue which is over it already may grow further, while the peer reads."""
+SOON = 0.0005
+"""Seconds that handling a read may take at once, between two reads of the same turn of the event loop."""
+NO_HURRY = 0.1
+"""Seconds for which a connection whose messages took longer waits for its turn like all the others."""
 _FROM_WIRE = (str, bytes)
 
 
@@ -98,6 +102,7 @@ class ConnectionCell(Cell):
         "_close_progress",
         "_deadline_from",
         "_grace_deadline",
+        "_hurry_from",
         "_initiator",
         "_late",
         "_late_bytes",
@@ -168,6 +173,7 @@ class ConnectionCell(Cell):
         self._overrun: _Overrun | None = None
         self._paused = False
         self._between_lives = False
+        self._hurry_from = 0.0  # when what came may be handled at once again
         self._writers: tuple[Parker, ...] = ()
         self._wire_waiters: tuple[Waiter, ...] = ()
 
@@ -195,9 +201,15 @@ class ConnectionCell(Cell):
         if self._rate is not None:
             self._look_at_rate(self._rate)
 
-    def hurry(self) -> None:
-        """Let the actor handle what came before anything else is read."""
-        self._parker.hurry()
+    def hurry(self, now: float) -> None:
+        """Let the actor handle what came before anything else is read, if that is soon done.
+
+        The event loop may read on dozens of times within one of its turns.
+        """
+        if now >= self._hurry_from:
+            self._parker.hurry()
+            if self.runtime.clock() - now > SOON:
+                self._hurry_from = now + NO_HURRY
 
     def give_way(self) -> None:
         """Let the others have a turn of the event loop."""
@@ -224,18 +236,27 @@ class ConnectionCell(Cell):
         """As any cell's; a coroutine for every message of the peer would cost more than what it does."""
         actor, mailbox, hook, clock = self.actor, self.mailbox, self.hook, self.runtime.clock
         assert actor is not None, "a cell without an actor has no loop"
-        websocket, transport = self.websocket, self.websocket.transport
-        left, half = TURN, mailbox.half
+        raw, left, half = self._raw, TURN, mailbox.half
+        over_at = 0.0  # when the turn is over; nothing while it has not begun
         data: Any
         message: Any
         result: Any
         while not hook.interrupted:
+            now = clock()
+            if not over_at:
+                over_at = now + SLICE
+            elif now >= over_at:
+                await give_turns()
+                left, over_at = TURN, 0.0
+                continue
+            if not mailbox.data and not mailbox.control:
+                data = message = result = None  # who waits holds no message of a megabyte
+                await self._parker.park()
+                left, over_at = TURN, 0.0
+                continue
             if not left:
-                left = TURN
-                if len(mailbox):
-                    began = clock()
-                    await checkpoint()
-                    left = TURN if clock() - began < CROWD else SHORT_TURN
+                await checkpoint()
+                left, over_at = TURN if clock() - now < CROWD else SHORT_TURN, 0.0
                 continue
             left -= 1
             if mailbox.control or mailbox.told_messages:
@@ -245,20 +266,18 @@ class ConnectionCell(Cell):
                 if type(message) not in _FROM_WIRE:
                     await self.dispatch(message)
                     continue
-            elif mailbox.data:
-                message = mailbox.data.popleft()
             else:
-                data = message = result = None  # who waits holds no message of a megabyte
-                await self._parker.park()
-                left = TURN
-                continue
+                message = mailbox.data.popleft()
             if self._paused and len(mailbox.data) - mailbox.told_messages <= half and mailbox.may_resume:
                 self._paused = False
                 self._apply_reading()
             data = message
-            if not self._raw and (message := self._decode(data)) is _REFUSED:
-                continue
-            hook.since = websocket.last_message if transport.gathering else clock()
+            if not raw:
+                message = self._decode(data)
+                if message is _REFUSED:
+                    continue
+                now = clock()
+            hook.since = now
             try:
                 result = actor.on_message(message)
                 if type(result) is CoroutineType:

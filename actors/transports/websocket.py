@@ -60,8 +60,8 @@ class Receiver(Interface):
     def received_many(self, messages: list[str | bytes], size: int) -> None:
         """Whole data messages came together, in frames of ``size`` bytes."""
 
-    def hurry(self) -> None:
-        """So much came that it will have left the processor's caches when others are read first."""
+    def hurry(self, now: float) -> None:
+        """So much came, ``now``, that it will have left the processor's caches when others are read first."""
 
     def give_way(self) -> None:
         """There is more to take apart than others can wait for: ``read_on`` is to be called in a while."""
@@ -195,7 +195,7 @@ class WebSocket:
                 self.last_message = self.last_received
                 receiver.received_many([message], len(data))
                 if len(data) >= LARGE:
-                    receiver.hurry()
+                    receiver.hurry(self.last_received)
                 return
             if not data[0] & CONTROL:
                 messages, start, incomplete = read_frames(data, self._max_message)
@@ -212,7 +212,7 @@ class WebSocket:
             self._kept, self._kept_from = data, start
             self._read()
         if len(data) >= LARGE:
-            receiver.hurry()
+            receiver.hurry(self.last_received)
 
     def eof(self) -> None:
         """The peer ended its side without a Close frame, or after it."""

@@ -39,7 +39,7 @@ class Recorder:
         for message in messages:
             self.received(message)
 
-    def hurry(self) -> None:
+    def hurry(self, now: float) -> None:
         pass
 
     def give_way(self) -> None:

@@ -58,7 +58,7 @@ class Conversation:
         for message in messages:
             self.received(message)
 
-    def hurry(self) -> None:
+    def hurry(self, now: float) -> None:
         self.hurried.append(len(self.told))
 
     def give_way(self) -> None:
