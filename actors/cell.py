@@ -37,6 +37,8 @@ from actors.wakeup import Waiter
 
 TURN = 32
 """Messages that an actor handles before the others get their turn, if no hook waits for anything."""
+SLICE = 0.005
+"""Seconds, with decoding, after which it is their turn in any case: the peer chooses what a message costs."""
 STOP = Marker(None)
 """In the control lane or behind the last message of the data lane: end the loop here."""
 
@@ -255,21 +257,21 @@ class Cell:
         return self.state is not STARTING
 
     async def _loop(self) -> None:
-        pop = self.mailbox.pop
-        turn = TURN
+        pop, clock = self.mailbox.pop, self.runtime.clock
+        turn, began = TURN, clock()
         while not self.hook.interrupted:
             message = pop()
             if message is EMPTY:
                 await self._parker.park()  # holding no message: that one is the sentinel
-                turn = TURN
+                turn, began = TURN, clock()
             elif message is STOP:
                 return
             else:
                 await self.dispatch(message)
                 turn -= 1
-                if not turn:
+                if not turn or clock() - began >= SLICE:
                     await checkpoint()
-                    turn = TURN
+                    turn, began = TURN, clock()
 
     @property
     def restartable(self) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 from anyio.lowlevel import checkpoint
 
-from actors.cell import ALIVE, STOP, TURN, Cell, CellOptions, CellState, reason_of
+from actors.cell import ALIVE, SLICE, STOP, TURN, Cell, CellOptions, CellState, reason_of
 from actors.closing import TABLE, Action, ClosingState, Signal
 from actors.codecs import Codec, RawCodec
 from actors.codes import CloseCode, fit_reason
@@ -166,8 +166,15 @@ class ConnectionCell(Cell):
             self._look_at_rate(self._rate)
 
     def hurry(self) -> None:
-        """Let the actor handle what came before anything else is read."""
+        """Let the actor handle what came before anything else is read, while that takes little time."""
+        runtime = self.runtime
+        if runtime.unhurried:
+            return
+        began = runtime.clock()
         self._parker.hurry()
+        if runtime.clock() - began >= SLICE:
+            runtime.unhurried = True  # libuv reads on within its turn, and others wait for it
+            runtime.backend.call_soon(runtime.may_hurry)
 
     def give_way(self) -> None:
         """Let the others have a turn of the event loop."""
@@ -194,19 +201,20 @@ class ConnectionCell(Cell):
         """As any cell's; a coroutine for every message of the peer would cost more than what it does."""
         actor, mailbox, hook, clock = self.actor, self.mailbox, self.hook, self.runtime.clock
         assert actor is not None, "a cell without an actor has no loop"
-        websocket, transport = self.websocket, self.websocket.transport
-        left, half = TURN, mailbox.half
+        left, half, began = TURN, mailbox.half, clock()
         message: Any
         result: Any
         while not hook.interrupted:
-            if not left:
-                left = TURN
-                if len(mailbox):
-                    began = clock()
+            if mailbox.control or mailbox.data:
+                now = clock()
+                if left == TURN:
+                    began = now
+                elif not left or now - began >= SLICE:
                     await checkpoint()
-                    left = TURN if clock() - began < CROWD else SHORT_TURN
-                continue
-            left -= 1
+                    began = clock()
+                    left = TURN - 1 if began - now < CROWD else SHORT_TURN
+                    continue  # control may have come meanwhile
+                left -= 1
             if mailbox.control or mailbox.told_messages:
                 message = mailbox.pop()
                 if message is STOP:
@@ -226,7 +234,7 @@ class ConnectionCell(Cell):
                 self._apply_reading()
             if not self._raw and (message := self._decode(message)) is _REFUSED:
                 continue
-            hook.since = websocket.last_message if transport.gathering else clock()
+            hook.since = now
             try:
                 result = actor.on_message(message)
                 if type(result) is CoroutineType:
@@ -466,6 +474,7 @@ class ConnectionCell(Cell):
 
     def peer_closed(self) -> None:
         """The peer's Close frame came, in answer to ours or before it."""
+        self._late += self.websocket.unfinished
         if not self.closing:
             self._initiator = Initiator.PEER
             self._begin(_PEER_CLOSES)

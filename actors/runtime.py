@@ -108,6 +108,7 @@ class Runtime:
         "names",
         "timers",
         "topics",
+        "unhurried",
     )
 
     def __init__(self, task_group: TaskGroup, clock: Callable[[], float] | None = None) -> None:
@@ -123,6 +124,8 @@ class Runtime:
         self.dead_letters = DeadLetters(self.clock)
         self.topics: Topics | None = None
         self.names: Mapping[str, ActorRef] | None = None
+        self.unhurried = False
+        """Whether no actor runs ahead of its turn until the event loop has turned: one has taken long."""
         self._task_group = task_group
         self._tasks = AsyncioTasks(self.backend.loop) if isinstance(self.backend, AsyncioBackend) else None
         self._thread = threading.get_ident()
@@ -155,6 +158,10 @@ class Runtime:
             self.failed(error)
         finally:
             self.ends(self.backend.current_task())
+
+    def may_hurry(self) -> None:
+        """The event loop has turned: actors may run ahead of their turn again."""
+        self.unhurried = False
 
     def ends(self, task: Any) -> None:
         """``task``, which calls this, does nothing more."""
