@@ -1,7 +1,7 @@
 """Serve an echo actor for the fuzzing client of the Autobahn TestSuite, until it is interrupted.
 
 ``python -m tests.autobahn --backend trio --port 9001``, then ``wstest -m fuzzingclient`` with
-``ws://127.0.0.1:9001/``.  Compression is on, and messages are bounded by 16 MiB, which sections 9, 12 and 13 need.
+``ws://127.0.0.1:9001/``.  Compression is on, and a message may have 16 MiB: sections 9, 12 and 13 need it.
 """
 
 from __future__ import annotations
