@@ -645,6 +645,7 @@ class ConnectionCell(Cell):
 
     def peer_closed(self) -> None:
         """The peer's Close frame came, in answer to ours or before it."""
+        self._late += self.websocket.unfinished
         if not self.closing:
             self._initiator = Initiator.PEER
             self._begin(_PEER_CLOSES)

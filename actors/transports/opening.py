@@ -30,7 +30,7 @@ from actors.request import Headers, QueryParams, Request
 from actors.transports.compression import BoundedDeflateFactory
 from actors.transports.plainhead import is_host, read_plain_head, switching
 from actors.transports.transport import Transport
-from actors.transports.websocket import wire_logger
+from actors.transports.websocket import Framing, wire_logger
 
 MAX_HEAD = 32 * 1024
 """The most bytes that the head of a request may have."""
@@ -144,7 +144,7 @@ def wants_websocket(head: bytes) -> bool:
     return _UPGRADE.search(head) is not None
 
 
-class _Protocol(ServerProtocol):
+class _Protocol(Framing, ServerProtocol):
     """The sans-I/O server; a client that offers no subprotocol of ours goes on without one."""
 
     def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:

@@ -94,6 +94,19 @@ class WireLimits(NamedTuple):
     control_burst: int = 40
 
 
+class Framing(Protocol):
+    """The protocol, for which a Close between two fragments is a Close like any other.
+
+    RFC 6455, section 5.4, lets control frames in there; the message that it cuts off never ends.
+    """
+
+    def recv_frame(self, frame: Frame) -> None:
+        """Process an incoming frame."""
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
+
+
 @final
 class WebSocket:
     """The frames of one connection; a sink for its transport."""
@@ -175,6 +188,11 @@ class WebSocket:
         """Code and reason of our Close frame, when it is out: nothing may follow it."""
         self.received: tuple[int, str] | None = None
         """Code and reason of the peer's Close frame; 1005 when it was empty."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether some fragments of a message have come, and not its last one."""
+        return self._fragments is not None
 
     # -- from the transport --------------------------------------------------------------------
 
@@ -352,7 +370,7 @@ class WebSocket:
         """The protocol; made here, it gets to know what the fast lane has sent."""
         protocol = self._protocol
         if protocol is None:
-            protocol = self._protocol = Protocol(SERVER, max_size=self._max_message, logger=wire_logger)
+            protocol = self._protocol = Framing(SERVER, max_size=self._max_message, logger=wire_logger)
             if self.sent is not None:
                 protocol.send_close(*self.sent)
                 protocol.data_to_send()
@@ -365,7 +383,8 @@ class WebSocket:
         self._keep_from(end)
         protocol.receive_data(kept[start:end])
         frames = protocol.events_received()
-        self._step = STEP if frames else 4 * self._step
+        # A frame that is compressed may be a bomb, and many of them may stand behind the end of a large one.
+        self._step = STEP if frames or not self._plain else 4 * self._step
         for frame in frames:
             assert isinstance(frame, Frame), "the request was taken before the WebSocket was made"
             if not self._finished:
@@ -439,9 +458,9 @@ class WebSocket:
     def _look(self, protocol: Protocol) -> None:
         """Send what the protocol wants to send, and report the end of the conversation once."""
         if self.sent is None:
-            pong = b""
+            pong, congested = b"", self.transport.congested
             for chunk in protocol.data_to_send():
-                if chunk[:1] == _PONG:
+                if congested and chunk[:1] == _PONG:
                     pong = chunk  # "MAY elect to send a Pong frame for only the most recent" (section 5.5.3)
                 elif chunk:  # an empty chunk asks for the end of TCP, which is not ours
                     self.transport.write(pong + chunk if pong else chunk)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors import ExitReason
-from tests.faults.harness import Case, close, fails, frame, parametrize, run, survives, text
+from tests.faults.harness import Case, close, fails, frame, parametrize, run, sends, survives, text
 from tests.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, encode, encode_close
 
 pytestmark = pytest.mark.every_runtime
@@ -148,11 +148,14 @@ async def test_a_control_frame(case: Case, caplog: pytest.LogCaptureFixture) -> 
         )
         for name, opcode in (("TEXT", TEXT), ("BINARY", BINARY))
     ),
-    fails(
-        "Close inside a fragmented message",
-        encode(TEXT, b"x", fin=False) + encode_close(1000),
-        1002,
-        "incomplete fragmented message",
+    *(
+        Case(
+            f"Close inside a fragmented message, behind {size} bytes",
+            sends(encode(TEXT, b"x" * size, fin=False) + encode_close(1000, "bye")),
+            close(1000, "bye"),
+            ExitReason.NORMAL,
+        )
+        for size in (1, 500)
     ),
 )
 async def test_an_order_of_fragments(case: Case, caplog: pytest.LogCaptureFixture) -> None:

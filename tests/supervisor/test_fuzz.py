@@ -24,8 +24,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from websockets.protocol import OPEN
-from websockets.server import ServerProtocol
+from websockets.protocol import SERVER
 
 from actors import CloseReport, ConnectionActor, Request
 from actors.cell import Cell, Reaction
@@ -37,7 +36,7 @@ from actors.messages import Close
 from actors.testing import ManualClock, running, settled
 from actors.transports.compression import BoundedDeflateFactory
 from actors.transports.memory import MemoryTransport
-from actors.transports.websocket import WebSocket, wire_logger
+from actors.transports.websocket import Framing, WebSocket, wire_logger
 from supervisor import Heartbeat, Limits, Policy, Timeouts
 from supervisor.connections import wire_limits_of
 from supervisor.watch import Watch
@@ -250,7 +249,7 @@ async def run(steps: list[Step], reaction: Reaction, *, compressed: bool) -> Non
             transport = MemoryTransport(wire.extend, lambda: ends.append(None), limits.send_high_water)
             protocol = None
             if compressed:
-                protocol = ServerProtocol(state=OPEN, logger=wire_logger)
+                protocol = Framing(SERVER, logger=wire_logger)
                 _, inner = BoundedDeflateFactory().process_request_params(
                     [("client_max_window_bits", None)], []
                 )

@@ -14,12 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ProtocolError
 from websockets.frames import Close, Frame, Opcode
-from websockets.protocol import CLOSING, OPEN
-from websockets.server import ServerProtocol
+from websockets.protocol import CLOSING, OPEN, SERVER
 
 from actors.transports.fastlane import BATCH, PING_SIZE, header_of, read_alone, read_close, read_frames
 from actors.transports.memory import MemoryTransport
-from actors.transports.websocket import WebSocket, WireLimits, frame_of
+from actors.transports.websocket import Framing, WebSocket, WireLimits, frame_of
 
 MAX_MESSAGE = 300
 
@@ -75,7 +74,7 @@ def run(
     transport = MemoryTransport(wire.extend, lambda: None)
     websocket = WebSocket(
         transport,
-        ServerProtocol(state=OPEN) if made_already else None,
+        Framing(SERVER) if made_already else None,
         recorder,
         lambda: now,
         WireLimits(MAX_MESSAGE, max_fragments=5, control_rate=1.0, control_burst=6),

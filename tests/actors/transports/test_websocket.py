@@ -276,12 +276,12 @@ def test_the_end_may_come_while_it_is_the_turn_of_others(end: str) -> None:
 # -- control frames ----------------------------------------------------------------------------
 
 
-def test_a_ping_is_answered_with_its_payload_and_of_several_the_last(conversation: Conversation) -> None:
+def test_a_ping_is_answered_with_its_payload_and_so_is_the_next(conversation: Conversation) -> None:
     conversation.feed(encode(PING, b"one"))
     assert conversation.frames == [Frame(PONG, b"one")]
     conversation.feed(encode(PING, b"two") + encode(PING, b"three"))
 
-    assert conversation.frames[1:] == [Frame(PONG, b"three")]
+    assert conversation.frames[1:] == [Frame(PONG, b"two"), Frame(PONG, b"three")]
 
 
 def test_a_ping_of_ours_knows_its_pong_and_how_long_it_took(conversation: Conversation) -> None:
@@ -442,6 +442,41 @@ def test_a_pong_goes_out_ahead_of_the_answer_to_a_close(conversation: Conversati
     conversation.feed(encode(PING, b"last") + encode_close(1000))
 
     assert [frame.opcode for frame in conversation.frames] == [PONG, CLOSE]
+
+
+def test_every_ping_is_answered_while_the_peer_reads(conversation: Conversation) -> None:
+    pings = [bytes([number]) * 10 for number in range(10)]
+    conversation.feed(b"".join(encode(PING, ping) for ping in pings))
+
+    assert [(frame.opcode, frame.payload) for frame in conversation.frames] == [
+        (PONG, ping) for ping in pings
+    ]
+
+
+def test_only_the_latest_ping_is_answered_while_the_peer_does_not_read(conversation: Conversation) -> None:
+    conversation.transport.congested = True
+    conversation.websocket.data(b"".join(encode(PING, bytes([number])) for number in range(10)))
+
+    assert [(frame.opcode, frame.payload) for frame in conversation.frames] == [(PONG, b"\x09")]
+
+
+@pytest.mark.parametrize("size", [1, 500])
+def test_a_close_between_two_fragments_is_a_close_like_any_other(
+    conversation: Conversation, size: int
+) -> None:
+    conversation.feed(encode(TEXT, b"x" * size, fin=False), encode_close(1000))
+
+    assert conversation.ends == ["peer closed"]
+    assert [frame.close for frame in conversation.frames] == [(1000, "")]
+    assert conversation.websocket.unfinished
+
+
+def test_a_close_between_two_fragments_answers_ours(conversation: Conversation) -> None:
+    conversation.feed(encode(TEXT, b"x", fin=False))
+    conversation.websocket.send_close(1001, "")
+    conversation.feed(encode_close(1001))
+
+    assert conversation.ends == ["peer closed"]
 
 
 # -- the end of the stream ---------------------------------------------------------------------
