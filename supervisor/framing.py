@@ -1,165 +1,232 @@
-"""Where one HTTP request on a connection ends and the next one begins (RFC 9112, section 6); no I/O.
+"""The requests on one connection, checked by RFC 9112 and passed on; no I/O.
 
-Requests are read only so far as to see that.  What is not plainly framed is unread until the connection
-ends: the one who answers judges it, and no WebSocket is looked for behind it.
+The rules of this file:
+
+* Only what is plainly right is passed on.  The first thing that is not is answered with an HTTP status, and
+  is the last thing of its connection: Robyn ends the whole process at some of them.
+* A head is passed on as it came (``heads``), a chunked body in chunks that are made here (``chunks``).
+* Nothing is read behind a request that says that it is the last.
+* What a client may ask our listener on a connection that it kept alive goes there: a WebSocket, and whether
+  the server is ready.
 """
 
 from __future__ import annotations
 
-import re
+from collections import deque
 from enum import Enum, auto
 from typing import final
 
-from actors.transports.opening import HandshakeRefused, HeadReader, wants_websocket
+from actors.transports.opening import MAX_HEAD, HandshakeRefused, wants_websocket
+from supervisor.chunks import LAST_CHUNK, Chunks, as_chunk
+from supervisor.heads import is_plain, read_head
 from supervisor.upgrade import asks_whether_ready
-
-_MAX_LINE = 4096
-_HEAD = re.compile(
-    rb"(?!CONNECT )[A-Z]+ [^\x00-\x20]+ HTTP/1\.1\r\n"
-    rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00\r\n]*\r\n)*\r\n"
-)
-_FRAMING_FIELDS = re.compile(
-    rb"\r\n(content-length|transfer-encoding|upgrade):[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE
-)
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00\r\n]*)?\r\n")
 
 
 class Part(Enum):
     """The part of a request that comes next."""
 
+    BETWEEN = auto()
+    """Nothing of the next request is there."""
     HEAD = auto()
+    """Some of its head is there."""
     BODY = auto()
-    CHUNK_SIZE = auto()
-    CHUNK = auto()
-    TRAILER = auto()
-    UNREAD = auto()
-    """Anything, until the end of the connection."""
+    CHUNKS = auto()
+    NOTHING = auto()
+    """Whatever comes is not read: the last request was there."""
 
 
 @final
 class Requests:
-    """The requests on one connection, as far as to see where each begins; no I/O.
+    """The requests on one connection, checked and passed on; no I/O.
 
-    Only an incomplete head and the line of a chunk's size are ever kept, both bounded.
+    Only an incomplete head, or an incomplete line of a chunked body, is ever kept, both bounded.
     """
 
-    __slots__ = ("_begun", "_head", "_left", "_line", "_ready_path", "closing", "part", "upgrade")
+    __slots__ = (
+        "_chunks",
+        "_head",
+        "_last",
+        "_left",
+        "_max_body",
+        "_ready_path",
+        "_searched",
+        "begun",
+        "body",
+        "closing",
+        "heads",
+        "part",
+        "refused",
+        "upgrade",
+        "whole",
+    )
 
-    def __init__(self, ready_path: str | None = None) -> None:
-        self.part = Part.HEAD
+    def __init__(self, ready_path: str | None = None, max_body: int | None = None) -> None:
+        self.part = Part.BETWEEN
+        self.begun = 0
+        """How many requests were passed on, the last one perhaps in part."""
+        self.whole = 0
+        """How many of them are complete."""
+        self.body = 0
+        """Bytes of the body that is at hand, so far."""
+        self.heads: deque[int] = deque()
+        """The numbers of the HEAD requests among them; their answers have no body."""
         self.upgrade: bytes | None = None
         """The request for our listener, with what came behind it; set at most once, and the last."""
+        self.refused: HandshakeRefused | None = None
+        """What is to be answered, behind the answers to the whole ones; set at most once, and the last."""
         self.closing = False
         """Whether the next request is the last one, which its head is made to say."""
         self._ready_path = ready_path
-        self._head = HeadReader()
-        self._begun = False
-        self._line = bytearray()
+        self._max_body = max_body
+        self._head = b""
+        self._searched = 0
         self._left = 0
+        self._chunks: Chunks | None = None
+        self._last = False
+
+    @property
+    def in_part(self) -> bool:
+        """Whether a request was passed on that is not complete."""
+        return self.begun > self.whole
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the client and give those that are to be passed on now."""
-        if self.part is Part.HEAD and not self._begun and not self.closing and is_plain(data):
-            if not asks_whether_ready(data, self._ready_path):
+        if self.part is Part.BETWEEN:
+            if not self.closing and is_plain(data) and not asks_whether_ready(data, self._ready_path):
+                self._begin(data)
+                self.whole += 1
                 return data
-        elif self.part is Part.UNREAD:
-            return data
-        if self._left > len(data):
+        elif self._left > len(data):
             self._left -= len(data)
+            self.body += len(data)
             return data
+        if self._head:
+            data, self._head = self._head + data, b""
         passed: list[bytes] = []
-        while data and self.upgrade is None:
-            data = self._take(data, passed)
+        kept, in_part = 0, self.in_part
+        try:
+            start = 0
+            while start < len(data) and self.part is not Part.NOTHING:
+                start = self._take(data, start, passed)
+                if not self.in_part:
+                    kept, in_part = len(passed), False
+        except HandshakeRefused as refused:
+            # What was not passed on yet of the request that is not right does not have to be.
+            del passed[kept:]
+            if self.in_part and not in_part:
+                self._take_back()
+            self.refuse(refused)
         return b"".join(passed)
 
-    def _take(self, data: bytes, passed: list[bytes]) -> bytes:
-        """Deal with the begin of ``data`` and give what is left of it."""
-        if self.part is Part.HEAD:
-            return self._head_data(data, passed)
-        if self.part is Part.BODY or self.part is Part.CHUNK:
-            return self._body_data(data, passed)
-        if self.part is Part.CHUNK_SIZE or self.part is Part.TRAILER:
-            return self._line_data(data, passed)
-        passed.append(data)
-        return b""
+    def end(self) -> None:
+        """Take note that the client sends no more: a request that is not complete is none."""
+        if self.part is not Part.BETWEEN:
+            self.refuse(HandshakeRefused(400, "the request ends before it is complete"))
 
-    def _head_data(self, data: bytes, passed: list[bytes]) -> bytes:
-        try:
-            head = self._head.feed(data)
-        except HandshakeRefused:  # too long
-            self.part = Part.UNREAD
-            passed.append(self._head.rest())
-            return b""
-        self._begun = head is None
-        if head is None:
-            return b""
-        rest = self._head.rest()
-        self._head = HeadReader()
+    def refuse(self, refused: HandshakeRefused) -> None:
+        """Read no more, and let this be answered; what comes second does not count."""
+        if self.part is not Part.NOTHING:
+            self.part = Part.NOTHING
+            self.refused = refused
+            self._head = b""
+            self._left = 0
+
+    def _begin(self, head: bytes) -> None:
+        if head.startswith(b"HEAD "):
+            self.heads.append(self.begun)
+        self.begun += 1
+
+    def _take_back(self) -> None:
+        self.begun -= 1
+        if self.heads and self.heads[-1] == self.begun:
+            self.heads.pop()
+
+    def _take(self, data: bytes, start: int, passed: list[bytes]) -> int:
+        """Deal with what is at ``start``, and give where the next thing is."""
+        if self.part is Part.BODY:
+            return self._body_data(data, start, passed)
+        if self._chunks is not None:
+            return self._chunked_data(self._chunks, data, start, passed)
+        return self._head_data(data, start, passed)
+
+    def _complete(self) -> None:
+        self.whole += 1
+        self.part = Part.NOTHING if self._last else Part.BETWEEN
+
+    # -- heads ---------------------------------------------------------------------------------
+
+    def _head_data(self, data: bytes, start: int, passed: list[bytes]) -> int:
+        searched = start + self._searched
+        while data.startswith(b"\r\n", start):  # ignored before a request (RFC 9112, section 2.2)
+            start += 2
+            searched = start
+        end = data.find(b"\r\n\r\n", max(start, searched - 3)) + 4
+        most = min(end if end > 3 else len(data), start + MAX_HEAD)
+        if data.count(b"\n", searched, most) != data.count(b"\r\n", max(start, searched - 1), most):
+            raise HandshakeRefused(400, "a line of the request's head does not end with CRLF")
+        if max(end, len(data) if end < 4 else 0) - start > MAX_HEAD:
+            in_first_line = data.find(b"\r\n", start, start + MAX_HEAD) < 0
+            what = "target" if in_first_line else "head"
+            raise HandshakeRefused(
+                414 if in_first_line else 431, f"the {what} of the request has more than {MAX_HEAD} bytes"
+            )
+        if end < 4:
+            self._head = data[start:]
+            self._searched = len(self._head)
+            self.part = Part.HEAD if self._head else Part.BETWEEN
+            return len(data)
+        self._searched = 0
+        head = data[start:end]
         if wants_websocket(head) or asks_whether_ready(head, self._ready_path):
-            self.upgrade = head + rest
-            return b""
-        self.part, self._left = framing_of(head)
-        if self.closing and self.part is not Part.UNREAD:
-            head = head[:-2] + b"Connection: close\r\n\r\n"
-        passed.append(head)
-        return rest
+            self.part = Part.NOTHING
+            self.upgrade = data[start:]
+            return len(data)
+        self._head_is_there(head, passed)
+        return end
 
-    def _body_data(self, data: bytes, passed: list[bytes]) -> bytes:
-        passed.append(data[: self._left])
-        rest = data[self._left :]
-        self._left = max(0, self._left - len(data))
-        if not self._left:
-            self.part = Part.HEAD if self.part is Part.BODY else Part.CHUNK_SIZE
-        return rest
-
-    def _line_data(self, data: bytes, passed: list[bytes]) -> bytes:
-        end = data.find(b"\n") + 1 or len(data)
-        self._line += data[:end]
-        passed.append(data[:end])
-        if self._line.endswith(b"\n"):
-            self._line_ended(bytes(self._line))
-            self._line.clear()
-        elif len(self._line) > _MAX_LINE:
-            self.part = Part.UNREAD
-        return data[end:]
-
-    def _line_ended(self, line: bytes) -> None:
-        if self.part is Part.TRAILER:
-            self.part = Part.HEAD if line == b"\r\n" else Part.TRAILER
-            return
-        found = _CHUNK_SIZE.fullmatch(line)
-        size = -1 if found is None else int(found[1], 16)
-        if size > 0:
-            self.part, self._left = Part.CHUNK, size + len(b"\r\n")
+    def _head_is_there(self, data: bytes, passed: list[bytes]) -> None:
+        head = read_head(data)
+        if head.length is not None:
+            self._check_size(head.length)
+        self._last = head.last or self.closing
+        if self.closing and not head.last:
+            passed.append(head.data[:-2] + b"Connection: close\r\n\r\n")
         else:
-            self.part = Part.TRAILER if size == 0 else Part.UNREAD
+            passed.append(head.data)
+        self._begin(data)
+        self.body = 0
+        if head.length is None:
+            self.part, self._chunks = Part.CHUNKS, Chunks()
+        elif head.length:
+            self.part, self._left = Part.BODY, head.length
+        else:
+            self._complete()
 
+    def _check_size(self, size: int) -> None:
+        if self._max_body is not None and size > self._max_body:
+            raise HandshakeRefused(413, f"the body of a request has at most {self._max_body} bytes here")
 
-def is_plain(data: bytes) -> bool:
-    """Whether ``data`` is the head of one request without a body, and no more: what most reads bring.
+    # -- bodies --------------------------------------------------------------------------------
 
-    Where none of these words is, nobody sees a body, whatever else is wrong with the head.
-    """
-    line_end = data.find(b"\r\n")
-    if data.find(b"\r\n\r\n", line_end) != len(data) - 4 or data[line_end - 9 : line_end] != b" HTTP/1.1":
-        return False
-    text = data.lower()
-    return not (
-        b"content-length" in text or b"transfer-encoding" in text or b"upgrade" in text or b"connect " in text
-    )
+    def _body_data(self, data: bytes, start: int, passed: list[bytes]) -> int:
+        piece = data[start : start + self._left]
+        passed.append(piece)
+        self.body += len(piece)
+        self._left -= len(piece)
+        if not self._left:
+            self._complete()
+        return start + len(piece)
 
-
-def framing_of(head: bytes) -> tuple[Part, int]:
-    """What comes behind ``head``, and the bytes of a body; everything unusual is left unread."""
-    if _HEAD.fullmatch(head) is None:
-        return Part.UNREAD, 0
-    fields = _FRAMING_FIELDS.findall(head)
-    if not fields:
-        return Part.HEAD, 0
-    name, value = fields[0][0].lower(), fields[0][1]
-    if len(fields) == 1 and name == b"transfer-encoding" and value.lower() == b"chunked":
-        return Part.CHUNK_SIZE, 0
-    if len(fields) == 1 and name == b"content-length" and value.isdigit() and len(value) <= 15:
-        size = int(value)
-        return (Part.BODY, size) if size else (Part.HEAD, 0)
-    return Part.UNREAD, 0
+    def _chunked_data(self, chunks: Chunks, data: bytes, start: int, passed: list[bytes]) -> int:
+        pieces: list[bytes] = []
+        end = chunks.feed(data, start, pieces)
+        payload = b"".join(pieces)
+        self.body += len(payload)
+        self._check_size(self.body)
+        if payload:
+            passed.append(as_chunk(payload))
+        if chunks.over:
+            passed.append(LAST_CHUNK)
+            self._chunks = None
+            self._complete()
+        return end

@@ -2,20 +2,26 @@
 
 The rules of this file:
 
-* Bytes are passed on as they come, both ways, and not gathered: a side that does not keep up pauses
-  the other one.  One thing is added: when the process ends, ``Connection: close`` to every request.
-* Requests are read only so far as to see where the next one begins (``framing``).  A client may ask for a
-  WebSocket on a connection that it kept alive (aiohttp does, and so do reverse proxies): Robyn then
-  finishes what it has, and the connection goes to the server of WebSockets.  So does a question
-  whether the server is ready.
+* What a client sends is checked before Robyn gets it (``framing``), and passed on as it comes, both ways,
+  not gathered: a side that does not keep up pauses the other one.
+* The first thing that is not right, or too slow, is refused with an HTTP status: behind the answers to what
+  came before, never inside of one, and the connection ends with it.
+* A request that is not complete never looks to Robyn as if it were, which runs its handler then: whoever
+  goes away in the middle of a body, Robyn sees the connection reset.
+* A client may ask for a WebSocket on a connection that it kept alive (aiohttp does, and so do reverse
+  proxies): Robyn then finishes what it has, and the connection goes to the server of WebSockets.  So does a
+  question whether the server is ready.
 * The client's end is passed on as a half-close, which Robyn answers by finishing its response.
   Robyn's end ends the client, after all that Robyn sent; Robyn's loss is the client's loss.
+* How long Robyn takes for an answer, and how long it keeps an idle connection, is its own business.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
@@ -26,7 +32,8 @@ from actors.runtime import Runtime
 from actors.timers import Timer
 from actors.transports.asyncio import AsyncioTransport
 from actors.transports.opening import HandshakeRefused, refusal
-from supervisor.framing import Requests
+from supervisor.answers import Answers
+from supervisor.framing import Part, Requests
 from supervisor.policies import Policy
 
 logger = logging.getLogger("supervisor")
@@ -39,6 +46,12 @@ QUIET = 0.5
 
 HIGH_WATER = 256 * 1024
 """Bytes that wait for a side that does not keep up before the other one is paused."""
+
+SLOWEST = 512
+"""Bytes a second that a body has to bring; see ``Timeouts.assembly``."""
+
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: a close is a reset (socket(7))."""
 
 
 class Site(Protocol):
@@ -60,6 +73,8 @@ class PipeState(Enum):
     """The client asks for a WebSocket: Robyn was told that nothing more comes, and finishes."""
     UPGRADED = auto()
     """Robyn has finished, and the client has still to take some of it before the WebSocket."""
+    REFUSING = auto()
+    """Something is not right: the answers to what came before it are awaited."""
     FINISHING = auto()
     """The connection was quiet while the process ends: no request is read any more."""
     ROBYN_ENDED = auto()
@@ -75,18 +90,27 @@ class Pipe(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_behind",
         "_client",
         "_deadline",
         "_early",
         "_early_eof",
+        "_ended",
+        "_held_up",
+        "_pace",
         "_pipes",
         "_requests",
         "_robyn",
+        "_seen",
+        "_stall",
         "_state",
         "_to_robyn",
         "_unsent",
+        "_watched",
         "_wire",
+        "answers",
         "quiet",
+        "refusing",
         "source",
         "to_client",
     )
@@ -99,11 +123,21 @@ class Pipe(asyncio.Protocol):
         """Passes a part of an answer on."""
         self._robyn: asyncio.Transport | None = None
         self._to_robyn: Callable[[bytes], None] | None = None
-        self._requests = Requests(pipes.site.ready_path)
+        self._requests = Requests(pipes.site.ready_path, pipes.site.policy.limits.max_body)
+        self.answers = Answers(self._requests.heads)
         self._state = PipeState.CONNECTING
         self._early = data
         self._early_eof = False
+        self._ended = False  # the client has ended its side
         self._unsent = 0
+        self._pace: Timer | None = None  # by when what the client is at has to get on
+        self._watched = (0, Part.BETWEEN)  # what that is
+        self._seen = 0
+        self._behind = False  # Robyn does not keep up: the client is not read
+        self._held_up = False  # the same, at some time since the last look
+        self._stall: Timer | None = None
+        self.refusing = False
+        """Whether a refusal waits for its turn."""
         self.quiet = False
         """Whether nothing went through since this was set."""
         self.source = source
@@ -136,6 +170,7 @@ class Pipe(asyncio.Protocol):
             robyn.abort()
             return
         robyn.set_write_buffer_limits(high=HIGH_WATER)
+        robyn.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._robyn = robyn
         self._to_robyn = robyn.write
         self._state = PipeState.OPEN
@@ -152,9 +187,10 @@ class Pipe(asyncio.Protocol):
         A client that has got all of it is not waited for.
         """
         if self._state is PipeState.OPEN:
-            self._state = PipeState.FINISHING
-            self._wire.pause_reading()
-            self._end_requests()
+            if not self._requests.in_part:
+                self._state = PipeState.FINISHING
+                self._wire.pause_reading()
+                self._end_requests()
         elif self._state is PipeState.ROBYN_ENDED and not self._wire.get_write_buffer_size():
             self._wire.close()
 
@@ -177,20 +213,39 @@ class Pipe(asyncio.Protocol):
             passed = requests.feed(data)
             if passed:
                 self._to_robyn(passed)
-            if requests.upgrade is not None:
-                self._state = PipeState.UPGRADING
-                self._wire.pause_reading()
-                self._end_requests()
+            if requests.part is not Part.BETWEEN:
+                self._not_between(requests)
+            elif self._pace is not None:
+                self._stop_pace()
         elif self._state is PipeState.CONNECTING:
             self._early += data  # what the event loop had read already
+
+    def _not_between(self, requests: Requests) -> None:
+        """Deal with a request that is not complete, and with the last one."""
+        if requests.refused is not None:
+            self._refuse()
+        elif requests.upgrade is not None:
+            self._stop_pace()
+            self._state = PipeState.UPGRADING
+            self._wire.pause_reading()
+            self._end_requests()
+        elif requests.part is Part.NOTHING:
+            self._stop_pace()
+        else:
+            self._watch(requests)
 
     def eof_received(self) -> bool:
         """Let Robyn see a half-close, and answer what it has."""
         if self._state is PipeState.CONNECTING:
             self._early_eof = True
         elif self._state is PipeState.OPEN:
-            self._state = PipeState.CLIENT_ENDED
-            self._end_requests()
+            self._ended = True
+            self._requests.end()
+            if self._requests.refused is not None:
+                self._refuse()
+            else:
+                self._state = PipeState.CLIENT_ENDED
+                self._end_requests()
         elif self._state is PipeState.ROBYN_ENDED:
             self._wire.close()
         elif self._state in (PipeState.UPGRADING, PipeState.UPGRADED, PipeState.FINISHING):
@@ -208,9 +263,13 @@ class Pipe(asyncio.Protocol):
         """The client does not keep up: read no more of the answer."""
         if self._robyn is not None:
             self._robyn.pause_reading()
+        if self._state not in (PipeState.UPGRADED, PipeState.ROBYN_ENDED, PipeState.OVER):
+            self._stop_stall()
+            self._start_stall()
 
     def resume_writing(self) -> None:
         """The client keeps up again, or has taken all that comes before its WebSocket."""
+        self._stop_stall()
         if self._state is PipeState.UPGRADED:
             self._upgrade()
         elif self._robyn is not None:
@@ -229,16 +288,24 @@ class Pipe(asyncio.Protocol):
 
     def robyn_is_behind(self) -> None:
         """Read no more from the client."""
+        self._behind = self._held_up = True
         self._wire.pause_reading()
 
     def robyn_keeps_up(self) -> None:
         """Read from the client again."""
+        self._behind = False
         if self._state is PipeState.OPEN:
             self._read_from(self._wire)
 
     def robyn_ended(self) -> None:
         """All answers are there: end the client, or give it the WebSocket that it asks for."""
-        if self._state is PipeState.UPGRADING:
+        self._stop_pace()
+        if self._state is PipeState.REFUSING:
+            if self._all_is_answered():
+                self._send_refusal()
+            else:  # a request before was the last one for Robyn
+                self._end_client()
+        elif self._state is PipeState.UPGRADING:
             self._wire.set_write_buffer_limits(high=0)
             if self._wire.get_write_buffer_size():
                 self._state = PipeState.UPGRADED
@@ -262,12 +329,103 @@ class Pipe(asyncio.Protocol):
         self._over()
         self._pipes.upgrade(self._client, request)
 
+    # -- what is refused -----------------------------------------------------------------------
+
+    def _refuse(self) -> None:
+        """Answer what is not right, once all before it is answered; nothing more is read."""
+        self._stop_pace()
+        self._state = PipeState.REFUSING
+        self.refusing = True
+        self._wire.pause_reading()
+        if not self._requests.in_part:
+            self._end_requests()
+        self.answer_came()
+
+    def answer_came(self) -> None:
+        """Called while a refusal waits, at the begin and when Robyn has sent something."""
+        if self._all_is_answered():
+            self._send_refusal()
+        elif self.answers.between and self.answers.whole > self._requests.whole:
+            # Robyn has answered what it did not get as a whole: there is no room for a second answer.
+            self._drop_robyn()
+            self._end_client()
+
+    def _all_is_answered(self) -> bool:
+        return self.answers.between and self.answers.whole == self._requests.whole
+
+    def _send_refusal(self) -> None:
+        refused = self._requests.refused
+        assert refused is not None, "what the state says"
+        self._drop_robyn()
+        self.to_client(refusal(refused))
+        self._end_client()
+
+    def _drop_robyn(self) -> None:
+        self.refusing = False
+        if self._robyn is not None:
+            self._robyn.abort()
+
+    # -- who is too slow -----------------------------------------------------------------------
+
+    def _watch(self, requests: Requests) -> None:
+        """See to it that a request that is not complete gets on; a head has its time as a whole."""
+        what = requests.whole, requests.part
+        if what == self._watched and self._pace is not None:
+            return
+        self._stop_pace()
+        self._watched = what
+        timeouts = self._pipes.site.policy.timeouts
+        if requests.part is Part.HEAD:
+            if timeouts.handshake is not None:
+                self._pace = self._pipes.site.runtime.timers.after(timeouts.handshake, self._head_too_slow)
+        elif timeouts.assembly is not None:
+            self._seen, self._held_up = requests.body, self._behind
+            self._pace = self._pipes.site.runtime.timers.after(timeouts.assembly, self._look_at_body)
+
+    def _head_too_slow(self) -> None:
+        self._requests.refuse(HandshakeRefused(408, "the head of the request took too long"))
+        self._refuse()
+
+    def _look_at_body(self) -> None:
+        """Refuse a body that has not got on since the last look, though it was read all the time."""
+        timeout, body = self._pipes.site.policy.timeouts.assembly, self._requests.body
+        assert timeout is not None, "there was a look"
+        if self._held_up or body - self._seen >= SLOWEST * timeout:
+            self._seen, self._held_up = body, self._behind
+            self._pace = self._pipes.site.runtime.timers.after(timeout, self._look_at_body)
+        else:
+            self._requests.refuse(HandshakeRefused(408, "the body of the request comes too slowly"))
+            self._refuse()
+
+    def _stop_pace(self) -> None:
+        if self._pace is not None:
+            self._pace.cancel()
+            self._pace = None
+
+    def _start_stall(self) -> None:
+        self._unsent = self._wire.get_write_buffer_size()
+        stall = self._pipes.site.policy.limits.send_stall
+        if stall is not None:
+            self._stall = self._pipes.site.runtime.timers.after(stall, self._look_at_stall)
+
+    def _look_at_stall(self) -> None:
+        """Give up a client that has taken nothing of its answer since the last look."""
+        if self._wire.get_write_buffer_size() < self._unsent:
+            self._start_stall()
+        else:
+            self.abort()
+
+    def _stop_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
     # -- the end -------------------------------------------------------------------------------
 
     def _end_client(self) -> None:
         """Send the rest and our end, and give the client time to read it (RFC 9112, section 9.6)."""
         self._over_when_lost()
-        if self._wire.can_write_eof():
+        if self._wire.can_write_eof() and not self._ended:
             self._wire.write_eof()
             self._read_from(self._wire)
         else:
@@ -275,10 +433,12 @@ class Pipe(asyncio.Protocol):
 
     def _over_when_lost(self) -> None:
         self._stop_deadline()
+        self._stop_pace()
         self._state = PipeState.ROBYN_ENDED
         self._start_deadline()
 
     def _start_deadline(self) -> None:
+        self._stop_stall()
         site = self._pipes.site
         self._unsent = self._wire.get_write_buffer_size()
         timeout = site.policy.timeouts.close
@@ -301,6 +461,8 @@ class Pipe(asyncio.Protocol):
         if self._state is not PipeState.OVER:
             self._state = PipeState.OVER
             self._stop_deadline()
+            self._stop_pace()
+            self._stop_stall()
             self._pipes.over(self)
 
 
@@ -317,7 +479,10 @@ class _FromRobyn(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         pipe = self._pipe
         pipe.quiet = False
+        pipe.answers.feed(data)
         pipe.to_client(data)
+        if pipe.refusing:
+            pipe.answer_came()
 
     def pause_writing(self) -> None:
         self._pipe.robyn_is_behind()

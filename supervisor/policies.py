@@ -79,11 +79,11 @@ def _check(
 class Timeouts:
     """Seconds; ``None`` switches one off.
 
-    ``handshake``: from accept to 101.  ``idle``: without a data message either way, then 1001.
-    ``lifetime``: of the connection, then 1001, with 10 % jitter.  ``assembly``: one frame or
-    fragmented message, then 1008.  ``handler``: one hook, then 1011.  ``close``: the whole closing
-    handshake, then TCP is dropped.  ``teardown``: each step of it, then what hangs is cancelled and
-    reported as a leak.
+    ``handshake``: from accept to 101, and the head of each HTTP request, then 408.  ``idle``: without a
+    data message either way, then 1001.  ``lifetime``: of the connection, then 1001, with 10 % jitter.
+    ``assembly``: one frame or fragmented message, then 1008; the body of an HTTP request that does not get
+    on, then 408.  ``handler``: one hook, then 1011.  ``close``: the whole closing handshake, then TCP is
+    dropped.  ``teardown``: each step of it, then what hangs is cancelled and reported as a leak.
     """
 
     handshake: float | None = 10.0
@@ -128,7 +128,8 @@ class Limits:
     ``max_message``: bytes of one message, then 1009.  ``inbound_messages``, ``inbound_bytes``: what
     waits in the mailbox before reading pauses.  ``mailbox_messages``, ``mailbox_bytes``: told
     messages, then the overflow rule.  ``send_high_water``: bytes queued for the peer before ``send``
-    waits.
+    waits.  ``max_body``: bytes of the body of one HTTP request, then 413; Robyn keeps three times as many
+    in memory.
     """
 
     max_message: int | None = 1024 * 1024
@@ -145,9 +146,10 @@ class Limits:
     message_rate: float | None = None
     message_burst: int = 200
     compression: bool = False
+    max_body: int | None = 128 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        for option in ("max_message", "max_fragments", "send_limit"):
+        for option in ("max_message", "max_fragments", "send_limit", "max_body"):
             check_count(option, getattr(self, option))
         for option in (
             "inbound_messages",

@@ -26,6 +26,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, final
 
 from actors.transports.asyncio import AsyncioTransport
@@ -82,7 +83,8 @@ class Pump:
                 "channel": theirs.fileno(),
                 "address": self._address,
                 "ready_path": self._server.ready_path,
-                "close": self._server.policy.timeouts.close,
+                "timeouts": asdict(self._server.policy.timeouts),
+                "limits": asdict(self._server.policy.limits),
             }
             try:
                 self._process = subprocess.Popen(

@@ -9,7 +9,8 @@ import resource
 import signal
 import socket
 import sys
-from typing import final
+from collections.abc import Mapping
+from typing import Any, final
 
 import anyio
 
@@ -17,18 +18,27 @@ from actors.runtime import Runtime
 from actors.transports.asyncio import AsyncioTransport
 from supervisor.channel import MOST, Channel, Word, connect
 from supervisor.pipe import Pipes
-from supervisor.policies import Policy, Timeouts
+from supervisor.policies import Limits, Policy, Timeouts
 
 logger = logging.getLogger("supervisor")
 
 
-def main(channel: int, address: tuple[str, int], ready_path: str | None, close: float | None) -> None:
-    """Be the pump of the process at the other end of the descriptor ``channel``, for as long as it lives."""
+def main(
+    channel: int,
+    address: tuple[str, int],
+    ready_path: str | None,
+    timeouts: Mapping[str, float | None],
+    limits: Mapping[str, Any],
+) -> None:
+    """Be the pump of the process at the other end of the descriptor ``channel``, for as long as it lives.
+
+    ``timeouts`` and ``limits`` are those of its policy.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a pipe has two descriptors
-    policy = Policy(timeouts=Timeouts(close=close))
+    policy = Policy(timeouts=Timeouts(**timeouts), limits=Limits(**limits))
     end = socket.socket(fileno=channel)
     end.set_inheritable(False)
     anyio.run(_pump, end, (*address,), policy, ready_path, backend_options={"use_uvloop": True})

@@ -37,7 +37,7 @@ class Echo(ConnectionActor):
 
 
 def post(body: bytes) -> bytes:
-    return b"POST /p HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    return b"POST /p HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 class Site:

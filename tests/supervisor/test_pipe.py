@@ -5,15 +5,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import pairwise
 
 import anyio
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from supervisor import Policy, Timeouts
-from supervisor.framing import Part, Requests, framing_of
 from supervisor.pipe import PipeState
 from supervisor.plain_http import PlainHttp
 from supervisor.sources import Sources
@@ -34,136 +30,6 @@ from tests.supervisor.sites import (
     site,
 )
 from tests.witness import serving, until
-
-# -- where requests begin ----------------------------------------------------------------------
-
-
-def chunked(*chunks: bytes, trailer: bytes = b"") -> bytes:
-    parts = [b"%x;name=value\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks if chunk]
-    head = b"PUT /p HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n"
-    return head + b"".join(parts) + b"0\r\n" + trailer + b"\r\n"
-
-
-bodies = st.one_of(st.binary(max_size=40), st.just(UPGRADE), st.just(GET), st.just(b"0\r\n\r\n"))
-requests = st.one_of(
-    st.just(GET),
-    st.builds(post, bodies),
-    st.lists(bodies, max_size=3).map(lambda chunks: chunked(*chunks)),
-    bodies.map(lambda chunk: chunked(chunk, trailer=b"X-Sum: 1\r\nX-More: 2\r\n")),
-)
-
-
-@given(
-    plain=st.lists(requests, max_size=4).map(b"".join),
-    behind=st.binary(max_size=20),
-    cuts=st.lists(st.integers(0, 400), max_size=12),
-)
-def test_an_upgrade_behind_plain_requests_is_found_in_any_split(
-    plain: bytes, behind: bytes, cuts: list[int]
-) -> None:
-    wire = plain + UPGRADE + behind
-    edges = [0, *sorted(cuts), len(wire)]
-    reader = Requests()
-    passed = b""
-    held_back = b""
-
-    for start, end in pairwise(edges):
-        if reader.upgrade is None:
-            passed += reader.feed(wire[start:end])
-        else:
-            held_back += wire[start:end]
-
-    assert passed == plain
-    assert reader.upgrade is not None
-    assert reader.upgrade + held_back == UPGRADE + behind
-
-
-@given(wire=st.lists(requests, max_size=4).map(b"".join), cuts=st.lists(st.integers(0, 400), max_size=12))
-def test_whole_requests_are_passed_on_whole_and_unchanged(wire: bytes, cuts: list[int]) -> None:
-    edges = [0, *sorted(cut for cut in cuts if cut < len(wire)), len(wire)]
-    reader = Requests()
-
-    passed = b"".join(reader.feed(wire[start:end]) for start, end in pairwise(edges))
-
-    assert passed == wire
-    assert reader.part is Part.HEAD
-    assert reader.upgrade is None
-
-
-def test_the_bytes_of_a_body_are_passed_on_before_the_rest_is_there() -> None:
-    reader = Requests()
-
-    passed = reader.feed(post(b"x" * 1000)[:-1])
-
-    assert passed == post(b"x" * 1000)[:-1]
-
-
-def test_an_incomplete_head_is_kept_until_it_is_known_what_it_asks_for() -> None:
-    reader = Requests()
-
-    first = reader.feed(GET + GET[:-1])
-    second = reader.feed(GET[-1:])
-
-    assert (first, second) == (GET, GET)
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"GET / HTTP/1.0\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\n",
-        b"CONNECT example.org:443 HTTP/1.1\r\n\r\n",
-        b"get / HTTP/1.1\r\n\r\n",
-        b"GET /a b HTTP/1.1\r\n\r\n",
-        b"\r\nGET / HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\nHost: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\nContent-Length: 5\r\n\r\n",
-        b"GET / HTTP/1.1\r\nContent-Length : 5\r\n\r\n",
-        b"GET / HTTP/1.1\r\nX: folded\r\n Content-Length: 5\r\n\r\n",
-        b"GET / HTTP/1.1\r\nX: nul\x00\r\n\r\n",
-        b"GET / HTTP/1.1\r\nUpgrade: h2c\r\n\r\n",
-        b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
-        b"POST / HTTP/1.1\r\nContent-Length: 5, 5\r\n\r\n",
-        b"POST / HTTP/1.1\r\nContent-Length: +5\r\n\r\n",
-        b"POST / HTTP/1.1\r\nContent-Length: 0x5\r\n\r\n",
-        b"POST / HTTP/1.1\r\nContent-Length: 1000000000000000\r\n\r\n",
-        b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-        b"POST / HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\n",
-    ],
-)
-def test_behind_a_head_that_is_not_plainly_framed_nothing_is_read(head: bytes) -> None:
-    reader = Requests()
-
-    passed = reader.feed(head + UPGRADE) + reader.feed(UPGRADE)
-
-    assert framing_of(head) == (Part.UNREAD, 0)
-    assert passed == head + UPGRADE + UPGRADE
-    assert reader.upgrade is None
-
-
-@pytest.mark.parametrize(
-    "chunk", [b"\r\n", b"-1\r\n", b"5\n", b"0x5\r\n", b"5 5\r\n", b"1" * 16 + b"\r\n", b"1;" + b"x" * 5000]
-)
-def test_behind_a_malformed_chunk_nothing_is_read(chunk: bytes) -> None:
-    reader = Requests()
-    wire = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk
-
-    passed = reader.feed(wire) + reader.feed(UPGRADE)
-
-    assert passed == wire + UPGRADE
-    assert reader.part is Part.UNREAD
-
-
-def test_behind_a_head_that_is_too_long_nothing_is_read() -> None:
-    reader = Requests()
-    wire = b"GET / HTTP/1.1\r\nX: " + b"x" * 40_000
-
-    passed = b"".join(reader.feed(wire[start : start + 1000]) for start in range(0, len(wire), 1000))
-
-    assert passed == wire
-    assert reader.feed(UPGRADE) == UPGRADE
-
 
 # -- the pipe ----------------------------------------------------------------------------------
 
@@ -424,7 +290,7 @@ async def test_a_client_that_does_not_read_holds_up_what_answers() -> None:
 @asyncio_only
 async def test_a_listener_that_does_not_read_holds_up_the_client() -> None:
     may_read = anyio.Event()
-    head = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % BODY
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % BODY
     sent, received = 0, 0
 
     async def read_late(client: RawClient) -> None:
@@ -546,19 +412,6 @@ async def test_when_the_other_side_is_back_so_are_its_answers() -> None:
 
 
 # -- the last requests -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("split", [False, True])
-def test_when_the_process_ends_every_head_says_that_its_request_is_the_last(split: bool) -> None:
-    reader = Requests()
-    assert reader.feed(GET) == GET
-    reader.closing = True
-
-    wire = post(b"a body")
-    passed = b"".join(reader.feed(bytes([one])) for one in wire) if split else reader.feed(wire)
-
-    assert passed == wire.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    assert reader.part is Part.HEAD
 
 
 @asyncio_only

@@ -124,7 +124,7 @@ async def test_100_mb_go_both_ways_with_flat_memory_in_both_processes() -> None:
             await client.send_bytes(data)
 
     async def send(client: RawClient) -> None:
-        await client.send_bytes(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+        await client.send_bytes(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
         for _ in range(100):
             await client.send_bytes(bytes(MB))
         client.finish()
