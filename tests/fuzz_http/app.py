@@ -7,9 +7,9 @@ A program: ``python app.py`` serves on a free port of the loopback and says whic
 # No annotations as strings here: Robyn reads them as they are.
 import asyncio
 import enum
+import logging
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Optional, TypedDict
@@ -396,10 +396,14 @@ def start_alone() -> None:
     app.start(host="127.0.0.1", port=port)
 
 
-def start_supervised() -> None:
+def start_supervised(with_pump: bool) -> None:
     from actors import ConnectionActor
+    from supervisor.pump import Pump
     from supervisor.robyn import supervise
 
+    logging.getLogger("supervisor").setLevel(logging.INFO)
+    if not with_pump:
+        Pump.start = lambda pump: pump.began.set()  # as if there could be none
     sockets = supervise(app)
 
     @sockets.route("/ws")
@@ -411,9 +415,7 @@ def start_supervised() -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("FUZZ_HOW") == "alone":
+    if os.environ["FUZZ_HOW"] == "alone":
         start_alone()
     else:
-        if os.environ.get("FUZZ_HOW") == "here":
-            sys.platform = "not linux"  # for which there is no pump
-        start_supervised()
+        start_supervised(with_pump=os.environ["FUZZ_HOW"] == "pump")
