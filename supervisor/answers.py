@@ -13,6 +13,7 @@ from actors.transports.opening import HandshakeRefused
 from supervisor.chunks import Chunks
 
 _MAX_HEAD = 1024 * 1024
+_USUAL = re.compile(rb"HTTP/1\.1 (?:200|404) [^\r]*\r\ncontent-length: ([0-9]{1,15})\r\n")
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r]")
 _LENGTH = re.compile(rb"\r\n(content-length: *([0-9]+)|transfer-encoding: *chunked) *(?=\r)", re.IGNORECASE)
 
@@ -21,11 +22,13 @@ _LENGTH = re.compile(rb"\r\n(content-length: *([0-9]+)|transfer-encoding: *chunk
 class Answers:
     """The answers to the requests of one connection; of those in ``heads``, by number, without a body."""
 
-    __slots__ = ("_chunks", "_endless", "_head", "_heads", "_left", "whole")
+    __slots__ = ("_chunks", "_endless", "_head", "_heads", "_left", "last", "whole")
 
     def __init__(self, heads: deque[int]) -> None:
         self.whole = 0
         """How many are complete."""
+        self.last = False
+        """Whether Robyn said that it answers nothing behind the one that is at hand."""
         self._heads = heads
         self._head = b""
         self._left = 0
@@ -41,8 +44,19 @@ class Answers:
         """Take note of what Robyn sends."""
         if self._left > len(data):
             self._left -= len(data)
-        elif not self._endless:
+        elif not (self._endless or self._is_usual(data)):
             self._read(data)
+
+    def _is_usual(self, data: bytes) -> bool:
+        """Take note of a whole answer that came alone, as most do; ``False`` when it is none."""
+        usual = _USUAL.match(data)
+        if usual is None or self._heads or not self.between:
+            return False
+        end = data.find(b"\r\n\r\n") + 4
+        if end + int(usual[1]) != len(data) or data.find(b"\r\nconnection:", 0, end) > 0:
+            return False
+        self.whole += 1
+        return True
 
     def _read(self, data: bytes) -> None:
         start = 0
@@ -79,6 +93,7 @@ class Answers:
         if status is None:
             self._endless = True
         elif status[1] >= b"200":
+            self.last = data.find(b"\r\nconnection: close\r\n", 0, end) > 0
             self._body(status[1], _LENGTH.search(data, 0, end))
         return before + end
 

@@ -13,7 +13,8 @@ The rules of this file:
   question whether the server is ready.
 * The client's end is passed on as a half-close, which Robyn answers by finishing its response.
   Robyn's end ends the client, after all that Robyn sent; Robyn's loss is the client's loss.
-* How long Robyn takes for an answer, and how long it keeps an idle connection, is its own business.
+* How long Robyn takes for an answer is its own business.  Robyn 0.88 keeps an idle connection for ever,
+  whatever its ``keep_alive_timeout`` is: it is ended here.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ HIGH_WATER = 256 * 1024
 SLOWEST = 512
 """Bytes a second that a body has to bring; see ``Timeouts.assembly``."""
 
+RESET_DELAY = 0.05
+"""Seconds before a reset: one that comes with bytes is an end like any other to Robyn's HTTP server."""
+
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: a close is a reset (socket(7))."""
 
@@ -60,6 +64,7 @@ class Site(Protocol):
     runtime: Runtime
     policy: Policy
     ready_path: str | None
+    keep_alive: float | None
 
 
 class PipeState(Enum):
@@ -97,6 +102,7 @@ class Pipe(asyncio.Protocol):
         "_early_eof",
         "_ended",
         "_held_up",
+        "_idle",
         "_pace",
         "_pipes",
         "_requests",
@@ -136,6 +142,7 @@ class Pipe(asyncio.Protocol):
         self._behind = False  # Robyn does not keep up: the client is not read
         self._held_up = False  # the same, at some time since the last look
         self._stall: Timer | None = None
+        self._idle: int | None = None  # after how many requests it was idle at the last look
         self.refusing = False
         """Whether a refusal waits for its turn."""
         self.quiet = False
@@ -175,6 +182,7 @@ class Pipe(asyncio.Protocol):
         self._to_robyn = robyn.write
         self._state = PipeState.OPEN
         self._stop_deadline()
+        self._look_when_idle()
         self._read_from(self._wire)
         early, self._early = self._early, b""
         self.data_received(early)
@@ -198,8 +206,7 @@ class Pipe(asyncio.Protocol):
         """Drop both connections."""
         self._over()
         self._wire.abort()
-        if self._robyn is not None:
-            self._robyn.abort()
+        self._drop_robyn()
 
     # -- from the client -----------------------------------------------------------------------
 
@@ -256,8 +263,7 @@ class Pipe(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody is left to answer."""
         self._over()
-        if self._robyn is not None:
-            self._robyn.abort()
+        self._drop_robyn()
 
     def pause_writing(self) -> None:
         """The client does not keep up: read no more of the answer."""
@@ -309,6 +315,7 @@ class Pipe(asyncio.Protocol):
             self._wire.set_write_buffer_limits(high=0)
             if self._wire.get_write_buffer_size():
                 self._state = PipeState.UPGRADED
+                self._stop_deadline()
                 self._start_deadline()
             else:
                 self._upgrade()
@@ -342,11 +349,13 @@ class Pipe(asyncio.Protocol):
         self.answer_came()
 
     def answer_came(self) -> None:
-        """Called while a refusal waits, at the begin and when Robyn has sent something."""
-        if self._all_is_answered():
+        """Called when Robyn has sent something, while a refusal waits or this is the last answer."""
+        if not self.answers.between or self._state is PipeState.ROBYN_ENDED:
+            return
+        if self.refusing and self._all_is_answered() and not self.answers.last:
             self._send_refusal()
-        elif self.answers.between and self.answers.whole > self._requests.whole:
-            # Robyn has answered what it did not get as a whole: there is no room for a second answer.
+        elif self.answers.last or self.answers.whole > self._requests.whole:
+            # Robyn answers nothing else, or has answered already what it did not get as a whole.
             self._drop_robyn()
             self._end_client()
 
@@ -361,9 +370,13 @@ class Pipe(asyncio.Protocol):
         self._end_client()
 
     def _drop_robyn(self) -> None:
-        self.refusing = False
-        if self._robyn is not None:
-            self._robyn.abort()
+        """Let Robyn see a reset; behind a part of a request, when it has read that part."""
+        robyn, self._robyn, self.refusing = self._robyn, None, False
+        if robyn is not None and self._requests.in_part and not robyn.is_closing():
+            robyn.pause_reading()
+            self._pipes.reset_soon(robyn)
+        elif robyn is not None:
+            robyn.abort()
 
     # -- who is too slow -----------------------------------------------------------------------
 
@@ -419,6 +432,21 @@ class Pipe(asyncio.Protocol):
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
+
+    def _look_when_idle(self) -> None:
+        """Look whether the connection is idle, and was so at the last look."""
+        keep_alive, requests = self._pipes.site.keep_alive, self._requests
+        if keep_alive is None or self._state is not PipeState.OPEN:
+            return
+        idle = None
+        if requests.part is not Part.HEAD and not requests.in_part and self._all_is_answered():
+            idle = requests.whole
+        if idle is not None and idle == self._idle:
+            self._drop_robyn()
+            self._end_client()
+        else:
+            self._idle = idle
+            self._deadline = self._pipes.site.runtime.timers.after(keep_alive, self._look_when_idle)
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -481,7 +509,7 @@ class _FromRobyn(asyncio.Protocol):
         pipe.quiet = False
         pipe.answers.feed(data)
         pipe.to_client(data)
-        if pipe.refusing:
+        if pipe.refusing or pipe.answers.last:
             pipe.answer_came()
 
     def pause_writing(self) -> None:
@@ -511,7 +539,7 @@ class Pipes:
     ready, with the request; ``ended`` the ``source`` of every pipe that is over.
     """
 
-    __slots__ = ("_emptied", "_ended", "address", "closing", "open", "site", "upgrade")
+    __slots__ = ("_emptied", "_ended", "_left_by_client", "address", "closing", "open", "site", "upgrade")
 
     def __init__(
         self,
@@ -528,6 +556,7 @@ class Pipes:
         """Whether every request is the last one of its connection from now on."""
         self._ended = ended
         self._emptied = asyncio.Event()
+        self._left_by_client: set[asyncio.Transport] = set()
 
     def begin(self, client: AsyncioTransport, data: bytes, source: str | None) -> None:
         """Pipe one client whose first bytes, the whole head of a request, are ``data``."""
@@ -551,7 +580,18 @@ class Pipes:
         if not self.open:
             self._emptied.set()
 
+    def reset_soon(self, robyn: asyncio.Transport) -> None:
+        """Reset a connection to Robyn that has got a part of a request, once that is read there."""
+        self._left_by_client.add(robyn)
+        self.site.runtime.timers.after(RESET_DELAY, partial(self._reset, robyn))
+
+    def _reset(self, robyn: asyncio.Transport) -> None:
+        self._left_by_client.discard(robyn)
+        robyn.abort()
+
     def abort(self) -> None:
         """Drop every connection that is piped."""
         for pipe in list(self.open):
             pipe.abort()
+        for robyn in list(self._left_by_client):
+            self._reset(robyn)

@@ -83,6 +83,7 @@ class Pump:
                 "channel": theirs.fileno(),
                 "address": self._address,
                 "ready_path": self._server.ready_path,
+                "keep_alive": self._server.keep_alive,
                 "timeouts": asdict(self._server.policy.timeouts),
                 "limits": asdict(self._server.policy.limits),
             }

@@ -27,6 +27,7 @@ def main(
     channel: int,
     address: tuple[str, int],
     ready_path: str | None,
+    keep_alive: float | None,
     timeouts: Mapping[str, float | None],
     limits: Mapping[str, Any],
 ) -> None:
@@ -41,14 +42,20 @@ def main(
     policy = Policy(timeouts=Timeouts(**timeouts), limits=Limits(**limits))
     end = socket.socket(fileno=channel)
     end.set_inheritable(False)
-    anyio.run(_pump, end, (*address,), policy, ready_path, backend_options={"use_uvloop": True})
+    anyio.run(_pump, end, (*address,), policy, ready_path, keep_alive, backend_options={"use_uvloop": True})
 
 
-async def _pump(end: socket.socket, address: tuple[str, int], policy: Policy, ready_path: str | None) -> None:
+async def _pump(
+    end: socket.socket,
+    address: tuple[str, int],
+    policy: Policy,
+    ready_path: str | None,
+    keep_alive: float | None,
+) -> None:
     async with anyio.create_task_group() as task_group:
         runtime = Runtime(task_group)
         runtime.spawn(runtime.timers.run, name="timers")
-        await Pumping(end, address, runtime, policy, ready_path).over.wait()
+        await Pumping(end, address, runtime, policy, ready_path, keep_alive).over.wait()
         task_group.cancel_scope.cancel()
 
 
@@ -63,10 +70,12 @@ class Pumping:
         runtime: Runtime,
         policy: Policy,
         ready_path: str | None,
+        keep_alive: float | None,
     ) -> None:
         self.runtime = runtime
         self.policy = policy
         self.ready_path = ready_path
+        self.keep_alive = keep_alive
         self.over = asyncio.Event()
         """Set when the server's process has gone."""
         self._pipes = Pipes(self, address, self._upgrade, self._ended)

@@ -263,7 +263,8 @@ class RobynSockets:
         HTTP and WebSockets share ``port`` (0: any free one, which the log tells); on Linux and without
         TLS a second process, which ends with this one, passes HTTP on to Robyn.  With
         ``websocket_port`` the WebSockets have that one to themselves, and Robyn has ``port`` with
-        nothing between it and its clients; ``host`` is an IP address then.  The environment variables
+        nothing between it and its clients, of whom one malformed request ends the process: let them
+        come through a proxy that reads bodies; ``host`` is an IP address then.  The environment variables
         ``ROBYN_HOST`` and ``ROBYN_PORT`` win, as they do in Robyn.
 
         A signal drains as ``drain`` says, then Robyn's shutdown handler runs and the process exits
@@ -296,9 +297,16 @@ class RobynSockets:
         pump = one_port and not self._encrypted and sys.platform == "linux"
         http = PlainHttp(self.server, address, pump=pump)
         self.server.bound = public
+        if not one_port and not ipaddress.ip_address(address[0]).is_loopback:
+            logger.warning(
+                "websocket_port: nothing protects Robyn at %s:%d, where one malformed request ends the "
+                "process; let only a proxy that reads bodies get there, or leave websocket_port out",
+                *address,
+            )
         if one_port:
             self._http = self.server.plain_http = http
         self.server.ready_path = ready_path
+        self.server.keep_alive = keep_alive_timeout or None
         self._started = True
         # They are for the public address: hidden from Robyn's own start, and given back to the app.
         hidden = {name: os.environ.pop(name) for name in ("ROBYN_HOST", "ROBYN_PORT") if name in os.environ}

@@ -146,6 +146,8 @@ class Server:
         """Who gets a connection whose first request is no upgrade; without it that is answered 426."""
         self.ready_path: str | None = None
         """Where GET is answered with 200 while the server is ready, and with 503 while it is not."""
+        self.keep_alive: float | None = None
+        """Seconds that a connection of ``plain_http`` may be idle."""
         self.bound: Sequence[socket.socket] | None = None
         """Listening sockets to take over in the place of an address: bound before the event loop runs."""
         self._tcp_address, self._sock = (host, port or 0), sock

@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import anyio
 import pytest
 
-from supervisor import Policy, Timeouts
+from supervisor import Limits, Policy, Timeouts
 from supervisor.pipe import PipeState
 from supervisor.plain_http import PlainHttp
 from supervisor.sources import Sources
@@ -474,3 +475,183 @@ def test_the_addresses_of_those_who_left_first_are_given_away_first(monkeypatch:
     assert sources.client(stays) == "192.0.2.1"
     assert sources.client(left) == "192.0.2.4"
     assert len(sources) == 4
+
+
+# -- what is refused, and when -----------------------------------------------------------------
+
+MALFORMED = b"GET / HTTP/1.1\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+CHUNKED = b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@asyncio_only
+async def test_a_refusal_waits_for_the_answer_before_it_and_never_gets_into_the_middle_of_one() -> None:
+    half, rest = anyio.Event(), anyio.Event()
+
+    async def answer_in_halves(client: RawClient) -> None:
+        await client.receive()
+        await half.wait()
+        await client.send_bytes(OK[:-1])
+        await rest.wait()
+        await client.send_bytes(OK[-1:])
+
+    async with site(answer_in_halves) as there, dialed(there.port) as client:
+        await client.send_bytes(GET + MALFORMED)
+        await until(lambda: [pipe for pipe in there.pipes.open if pipe._state is PipeState.REFUSING])
+        half.set()
+        await read(client, OK[:-1])
+        rest.set()
+        received = await client.rest_of_bytes()
+
+    assert received.startswith(OK[-1:] + b"HTTP/1.1 400 ")
+
+
+@asyncio_only
+async def test_behind_an_answer_that_says_that_it_is_the_last_there_is_no_refusal() -> None:
+    last = OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+
+    async def answer_once(client: RawClient) -> None:
+        await client.receive()
+        await client.send_bytes(last)
+        await client.rest_of_bytes()  # Robyn goes on waiting when more was sent
+
+    async with site(answer_once) as there, dialed(there.port) as client:
+        await client.send_bytes(GET + CHUNKED + b"5\r\nhel")
+        await read(client, last)
+
+        assert await client.rest_of_bytes() == b""
+        assert client.over == "eof"
+
+
+@asyncio_only
+async def test_an_early_answer_to_what_turns_out_to_be_malformed_is_the_only_one() -> None:
+    early = b"HTTP/1.1 413 Too Much\r\nContent-Length: 0\r\n\r\n"
+
+    async def refuse(client: RawClient) -> None:
+        await client.receive()
+        await client.send_bytes(early)
+        await client.rest_of_bytes()
+
+    async with site(refuse) as there, dialed(there.port) as client:
+        await client.send_bytes(CHUNKED + b"5\r\nhel")
+        await read(client, early)
+        await client.send_bytes(b"loX")
+
+        assert await client.rest_of_bytes() == b""
+        assert client.over == "eof"
+
+
+@asyncio_only
+async def test_a_client_that_goes_in_the_middle_of_a_body_leaves_a_reset_and_no_end() -> None:
+    ends: list[str | None] = []
+
+    async def read_on(client: RawClient) -> None:
+        await client.rest_of_bytes()
+        ends.append(client.over)
+
+    async with site(read_on) as there:
+        for number, end in enumerate((RawClient.finish, RawClient.reset, RawClient.close), 1):
+            async with dialed(there.port) as client:
+                await client.send_bytes(CHUNKED + b"5\r\nhel")
+                await until(lambda: [pipe for pipe in there.pipes.open if pipe._requests.in_part])
+                end(client)
+            await until(partial(ends.__getitem__, slice(number - 1, number)))
+            await until(lambda: not there.pipes.open)
+
+    assert "eof" not in ends
+
+
+@asyncio_only
+async def test_an_upload_that_pauses_is_not_cut_when_the_process_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("supervisor.pipe.QUIET", 0.01)
+
+    async def answer_whole(client: RawClient) -> None:
+        while await client.receive():
+            if client.wire.endswith(b"0\r\n\r\n"):
+                await client.send_bytes(OK)
+
+    async with site(answer_whole) as there, dialed(there.port) as client:
+        await client.send_bytes(CHUNKED + b"5\r\nhel")
+        await until(lambda: [pipe for pipe in there.pipes.open if pipe._requests.in_part])
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(there.pipes.finish)
+            (pipe,) = there.pipes.open
+            for _ in range(3):
+                await until(lambda: pipe.quiet)
+                pipe.quiet = False
+            await client.send_bytes(b"lo\r\n0\r\n\r\n")
+
+            await read(client, OK)
+            client.finish()
+
+
+# -- who is slow ---------------------------------------------------------------------------------
+
+
+@asyncio_only
+async def test_a_client_that_takes_nothing_of_its_answer_is_dropped_and_one_that_takes_it_slowly_is_not() -> (
+    None
+):
+    async def send_long(client: RawClient) -> None:
+        await client.receive()
+        with suppress(ConnectionError):
+            await client.send_bytes(LONG)
+
+    policy = Policy(limits=Limits(send_stall=0.3))
+    async with site(send_long, policy) as there:
+        async with dialed(there.port) as stalled:
+            await stalled.send_bytes(GET)
+            await until(lambda: there.pipes.open)
+            await until(lambda: not there.pipes.open)
+        async with dialed(there.port) as slow:
+            await slow.send_bytes(GET)
+            while len(slow.wire) < len(LONG):
+                assert await slow.receive()
+                await anyio.sleep(0.001)
+
+
+@asyncio_only
+async def test_a_body_that_drips_is_refused_and_one_that_robyn_does_not_take_is_not() -> None:
+    may_read = anyio.Event()
+
+    async def read_late(client: RawClient) -> None:
+        await may_read.wait()
+        await discard(client)
+
+    policy = Policy(timeouts=Timeouts(assembly=0.2))
+    async with site(read_late, policy) as there:
+        async with dialed(there.port) as drips:
+            await drips.send_bytes(post(b"x" * 1000)[:-990])
+            await until(lambda: there.pipes.open)
+            while not drips.wire:
+                with suppress(ConnectionError):
+                    await drips.send_bytes(b"x")
+                with anyio.move_on_after(0.02):
+                    await drips.receive()
+            assert drips.wire.startswith(b"HTTP/1.1 408 ")
+        async with dialed(there.port) as held_up, anyio.create_task_group() as task_group:
+            task_group.start_soon(held_up.send_bytes, post(b"x" * (16 * MB)))
+            await until(lambda: [pipe for pipe in there.pipes.open if pipe._behind])
+            (pipe,) = [pipe for pipe in there.pipes.open if pipe._behind]
+            first = pipe._pace
+            await until(lambda: pipe._pace is not first)  # it was looked at
+            await until(lambda: pipe._pace is not first)
+            assert pipe._state is PipeState.OPEN
+            may_read.set()
+
+
+@asyncio_only
+async def test_a_head_has_its_time_as_a_whole() -> None:
+    policy = Policy(timeouts=Timeouts(handshake=0.2))
+    async with site(answer_gets, policy) as there, dialed(there.port) as client:
+        await client.send_bytes(GET)
+        await read(client, OK)
+        while there.pipes.open and len(client.wire) == len(OK):
+            with suppress(ConnectionError):
+                await client.send_bytes(b"G")
+            with anyio.move_on_after(0.02):
+                await client.receive()
+
+        assert client.wire.startswith(OK + b"HTTP/1.1 408 ")

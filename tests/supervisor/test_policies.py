@@ -39,6 +39,7 @@ COUNTS: dict[type[Any], list[str]] = {
     Limits: [
         "max_message",
         "max_fragments",
+        "max_body",
         "inbound_messages",
         "inbound_bytes",
         "mailbox_messages",
@@ -59,7 +60,15 @@ OTHERS: dict[type[Any], list[str]] = {
 }
 SWITCHED_OFF_WITH_NONE = {
     Timeouts: {field.name for field in fields(Timeouts)},
-    Limits: {"max_message", "max_fragments", "send_limit", "send_stall", "control_rate", "message_rate"},
+    Limits: {
+        "max_message",
+        "max_fragments",
+        "max_body",
+        "send_limit",
+        "send_stall",
+        "control_rate",
+        "message_rate",
+    },
     Admission: {"max_connections", "per_address", "handshakes_per_minute", "breaker"},
 }
 

@@ -128,3 +128,10 @@ def test_answers_that_never_come_are_dropped_at_the_deadline(tmp_path: Path) -> 
         with pytest.raises(ConnectionError):
             connection.getresponse()
         assert app.status() == 0
+
+
+def test_the_log_warns_when_others_can_reach_robyn_itself(tmp_path: Path, app: Program) -> None:
+    assert "nothing protects Robyn" not in app.output
+    script = TWO_PORTS.replace("port=0, websocket_port=0", "host='0.0.0.0', port=0, websocket_port=0")
+    with running(tmp_path, script) as exposed:
+        exposed.wait_for("websocket_port: nothing protects Robyn at 0.0.0.0:")
