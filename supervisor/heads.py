@@ -59,7 +59,7 @@ def is_plain(data: bytes) -> bool:
         return False
     if b"content-length" in text or b"transfer-encoding" in text or b"expect" in text or b"close" in text:
         return False
-    if b"\r\nrange:" in text:
+    if b"\r\nrange:" in text or b"multipart/form-data" in text:
         return False
     # What every browser sends with what it navigates to is no upgrade.
     return b"upgrade" not in text or text.count(b"upgrade") == text.count(b"\r\nupgrade-insecure-requests:")

@@ -120,7 +120,9 @@ def large():
 
 @app.get("/status/:status")
 def status(status: int):
-    return Response(status_code=status if status in range(200, 600) else 400, headers={}, description="status")
+    return Response(
+        status_code=status if status in range(200, 600) else 400, headers={}, description="status"
+    )
 
 
 @app.get("/guarded/:name")
@@ -173,7 +175,9 @@ def told(request: Request) -> dict[str, object]:
         "url": [request.url.scheme, request.url.host, request.url.path],
         "query": sorted(map(list, request.query_params.multi_items())),
         "headers": sorted(
-            list(pair) for pair in request.headers.multi_items() if pair[0].lower() not in ("connection", "host")
+            list(pair)
+            for pair in request.headers.multi_items()
+            if pair[0].lower() not in ("connection", "host")
         ),
         "body": body if isinstance(body, str) else list(body),
         "form": dict(sorted(request.form_data.items())),
@@ -262,7 +266,7 @@ def colour_of(colour: Colour):
 
 @app.get("/tail/*rest")
 def tail(path_params: PathParams, query_params: QueryParams):
-    return {"path": path_params, "query": query_params.to_dict()}
+    return {"path": path_params, "query": sorted(query_params.multi_items())}
 
 
 @app.get("/two/:first/and/:second")
@@ -291,7 +295,9 @@ async def answer(request: Request):
 
 @app.get("/moved")
 def moved(request: Request):
-    return Response(status_code=302, headers={"Location": request.query_params.get("to", "/")}, description="")
+    return Response(
+        status_code=302, headers={"Location": request.query_params.get("to", "/")}, description=""
+    )
 
 
 @app.get("/header-back")

@@ -173,11 +173,28 @@ QUERIES = [
     "%61=%62",
     "session=x",
 ]
-VERSIONS = ["HTTP/1.0", "HTTP/1.2", "HTTP/2.0", "HTTP/0.9", "http/1.1", "HTTP/1.1 ", "HTTP/11", "", "HTTPS/1.1"]
+VERSIONS = [
+    "HTTP/1.0",
+    "HTTP/1.2",
+    "HTTP/2.0",
+    "HTTP/0.9",
+    "http/1.1",
+    "HTTP/1.1 ",
+    "HTTP/11",
+    "",
+    "HTTPS/1.1",
+]
 
 HEADERS: dict[str, list[str]] = {
     "Accept": ["*/*", "text/html,application/json;q=0.9", "q=\xe9", ",,,", "a/b;q=9999999999999"],
-    "Accept-Encoding": ["gzip, deflate, br, zstd", "br;q=1.0, *;q=0", "identity;q=0", "x" * 300, ";;", "\xe9"],
+    "Accept-Encoding": [
+        "gzip, deflate, br, zstd",
+        "br;q=1.0, *;q=0",
+        "identity;q=0",
+        "x" * 300,
+        ";;",
+        "\xe9",
+    ],
     "Accept-Language": ["en", "", "*;q=x", "\xc3\xa9"],
     "Authorization": ["Bearer token", "Bearer ", "Bearer", "Bearer \xe9", "Basic ???", "", "bearer a"],
     "Cookie": [
@@ -221,8 +238,25 @@ HEADERS: dict[str, list[str]] = {
     ],
     "Date": ["Tue, 15 Nov 1994 08:12:31 GMT", "x"],
     "Expect": ["100-continue", "100-", "100-continue, x", "200-ok", "", "\xe9"],
-    "Forwarded": ["for=1.2.3.4;proto=https;host=other", 'for="[::1]:80"', "for=;;,=,", 'host="', "proto=\xe9"],
-    "Host": ["localhost", "localhost:8080", "", "[::1]", "a b", "\xe9", "x" * 300, "user@host", "a,b", "host/path"],
+    "Forwarded": [
+        "for=1.2.3.4;proto=https;host=other",
+        'for="[::1]:80"',
+        "for=;;,=,",
+        'host="',
+        "proto=\xe9",
+    ],
+    "Host": [
+        "localhost",
+        "localhost:8080",
+        "",
+        "[::1]",
+        "a b",
+        "\xe9",
+        "x" * 300,
+        "user@host",
+        "a,b",
+        "host/path",
+    ],
     "HTTP2-Settings": ["AAMAAABkAARAAAAAAAIAAAAA", "", "%%"],
     "If-Match": ["*", '"a"', 'W/"a"', '"', "W/", 'W/"', "\xe9", '"a", "b",', ""],
     "If-Modified-Since": [
@@ -355,8 +389,30 @@ JSON_ATOMS = [
     "//",
     "\ufeff1".encode().decode("latin-1"),
 ]
-JSON_KEYS = ["a", "name", "age", "x", "y", "headers", "cookies", "body", "path", "", "\\u0000", "\xe9", "__proto__"]
-MCP_METHODS = ["initialize", "tools/list", "tools/call", "resources/list", "resources/read", "prompts/get", "x"]
+JSON_KEYS = [
+    "a",
+    "name",
+    "age",
+    "x",
+    "y",
+    "headers",
+    "cookies",
+    "body",
+    "path",
+    "",
+    "\\u0000",
+    "\xe9",
+    "__proto__",
+]
+MCP_METHODS = [
+    "initialize",
+    "tools/list",
+    "tools/call",
+    "resources/list",
+    "resources/read",
+    "prompts/get",
+    "x",
+]
 FAULTS = ["chunks", "trailers", "boundaries", "ranges", "names"]
 """What is known to end Robyn, as far as the grammar makes it on purpose."""
 
@@ -378,7 +434,7 @@ class Grammar:
         data = b"".join(requests)
         if self._chance(0.05):
             data += UPGRADE + self._bytes(20)
-        if self._chance(0.25) and not ("chunks" in self._without and b"chunked" in data.lower()):
+        if self._chance(0.15) and not ("chunks" in self._without and b"chunked" in data.lower()):
             for _ in range(self._random.randint(1, 4)):
                 data = self._mutated(data)
         end = self._weighted({End.CLOSE: 60, End.HALF: 30, End.RESET: 10})
@@ -418,7 +474,7 @@ class Grammar:
         if route_method in ("POST", "PUT") or self._chance(0.1):
             framing, body = self._body(target)
             fields += framing
-        if last and self._chance(0.5):
+        if last and self._chance(0.7):
             fields.append("Connection: close")
         if self._chance(0.3):
             self._random.shuffle(fields)
@@ -436,7 +492,7 @@ class Grammar:
         path = self._one(ROUTES[method]) if self._chance(0.97) else self._one(RARELY)
         while "{}" in path:
             path = path.replace("{}", self._one(SEGMENTS), 1)
-        if self._chance(0.1):
+        if self._chance(0.06):
             path = self._odd_target(path)
         if self._chance(0.3):
             path += "?" + "&".join(self._one(QUERIES) for _ in range(self._random.randint(1, 3)))
@@ -469,7 +525,7 @@ class Grammar:
         return self._one(kinds)()
 
     def _field(self) -> str:
-        if self._chance(0.06):
+        if self._chance(0.02):
             return self._one(ODD_HEADERS if self._chance(0.7) or "chunks" in self._without else ODD_FRAMINGS)
         if self._chance(0.02) and "ranges" not in self._without:
             return "Range: " + self._one(EMPTY_RANGES)
@@ -514,7 +570,9 @@ class Grammar:
             return fields, body
         if how == "odd":
             fields += [self._one(ODD_FRAMINGS) for _ in range(self._random.randint(1, 2))]
-        return [*fields, "Transfer-Encoding: chunked"][: len(fields) + (how == "chunked")], self._chunked(body)
+        return [*fields, "Transfer-Encoding: chunked"][: len(fields) + (how == "chunked")], self._chunked(
+            body
+        )
 
     def _chunked(self, body: bytes) -> bytes:
         pieces = []
@@ -525,7 +583,9 @@ class Grammar:
         last = b"0\r\n" if self._chance(0.95) else self._one([b"000\r\n", b"0;a=b\r\n", b"0 \r\n"])
         trailer = b""
         if "trailers" not in self._without and self._chance(0.1):
-            trailer = self._one([b"X-Sum: 1\r\n", b"X-A: 1\r\nX-B: 2\r\n", b"Content-Length: 5\r\n", b"junk\r\n"])
+            trailer = self._one(
+                [b"X-Sum: 1\r\n", b"X-A: 1\r\nX-B: 2\r\n", b"Content-Length: 5\r\n", b"junk\r\n"]
+            )
         end = b"\r\n"
         if "chunks" not in self._without and self._chance(0.04):
             end = self._one([b"", b"\n", b"\r", b"x"])
@@ -578,7 +638,9 @@ class Grammar:
                 text += "1" + "".join({"[": "]", "{": "}"}.get(one, "") for one in reversed(text))
         elif self._chance(0.05):
             method = self._one(MCP_METHODS)
-            text = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"name": "add", "uri": "thing://x"}})
+            text = json.dumps(
+                {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"name": "add", "uri": "thing://x"}}
+            )
         else:
             text = self._value(3)
         kind = "application/json" if self._chance(0.9) else self._one(HEADERS["Content-Type"])
@@ -634,10 +696,23 @@ class Grammar:
         kind = self._weighted({"multipart/form-data": 96, "multipart/mixed": 2, "Multipart/Form-Data": 2})
         field = f"Content-Type: {kind}; boundary={given}"
         delimiter = b"--" + boundary.encode("latin-1")
-        body = self._one([b"preamble\r\n", b"\r\n", b"\n", b"--\n", b"--\r\n", b"x"]) if self._chance(0.08) else b""
+        body = (
+            self._one([b"preamble\r\n", b"\r\n", b"\n", b"--\n", b"--\r\n", b"x"])
+            if self._chance(0.08)
+            else b""
+        )
         for _ in range(self._weighted({0: 5, 1: 45, 2: 30, 5: 15, 60: 1})):
             body += self._part(delimiter)
-        ends = {b"--\r\n": 80, b"--": 10, b"": 2, b"-": 1, b"--\r\nepilogue": 2, b"\r\n": 1, b"\n": 1, b"-- \r\n": 1}
+        ends = {
+            b"--\r\n": 80,
+            b"--": 10,
+            b"": 2,
+            b"-": 1,
+            b"--\r\nepilogue": 2,
+            b"\r\n": 1,
+            b"\n": 1,
+            b"-- \r\n": 1,
+        }
         body += delimiter + self._weighted(ends)
         if self._chance(0.05):
             body = body[: self._random.randint(0, len(body))]
@@ -656,7 +731,7 @@ class Grammar:
                 'form-data; name="a"; filename=""': 2,
                 "form-data; name=\"a\"; filename*=UTF-8''%e2%82%ac": 2,
                 "form-data; name=\"a\"; filename*=utf-16''%ff%": 2,
-                "form-data; name=\"a\"; filename*=x": 2,
+                'form-data; name="a"; filename*=x': 2,
                 'form-data; name="a"; filename="../../etc/passwd"': 2,
                 'form-data; name="a"; filename="\xe9\xff"': 2,
                 'form-data; name="\xc3\xa9"; filename="\xe2\x82\xac"': 2,
@@ -676,10 +751,15 @@ class Grammar:
         if self._chance(0.3):
             fields.append(
                 "Content-Type: "
-                + self._one(["text/plain", "application/octet-stream", "multipart/mixed; boundary=x", "\xe9", "/", ""])
+                + self._one(
+                    ["text/plain", "application/octet-stream", "multipart/mixed; boundary=x", "\xe9", "/", ""]
+                )
             )
         if self._chance(0.05):
-            fields.append("Content-Length: " + self._one(["1", "0", "5", "99999", "18446744073709551615", "-1", "x", ""]))
+            fields.append(
+                "Content-Length: "
+                + self._one(["1", "0", "5", "99999", "18446744073709551615", "-1", "x", ""])
+            )
         if self._chance(0.02):
             fields += [f"X-{number}: 1" for number in range(self._one([5, 33, 100]))]
         if self._chance(0.02):
@@ -718,7 +798,11 @@ class Grammar:
         if how == 1:
             return data[:end] + data[start:end] + data[end:]
         if how == 2:
-            return data[:start] + self._one([b"\x00", b"\r", b"\n", b"\r\n", b"\xff", b" ", b":", b"%", b"/"]) + data[start:]
+            return (
+                data[:start]
+                + self._one([b"\x00", b"\r", b"\n", b"\r\n", b"\xff", b" ", b":", b"%", b"/"])
+                + data[start:]
+            )
         if how == 3 and start < len(data):
             return data[:start] + bytes([data[start] ^ 1 << self._random.randint(0, 7)]) + data[start + 1 :]
         if how == 4:

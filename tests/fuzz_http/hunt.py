@@ -16,11 +16,11 @@ from pathlib import Path
 from tests.fuzz_http.cases import Case, End
 from tests.fuzz_http.grammar import Grammar
 from tests.fuzz_http.target import How, Target, target
-from tests.raw import RawClient
+from tests.raw import PING, PONG, RawClient, encode
 
-AT_ONCE = 8
+AT_ONCE = 16
 """Cases under way at the same time."""
-QUIET = 0.3
+QUIET = 0.25
 """Seconds without a byte after which an answer is taken for whole."""
 LONGEST = 3.0
 """Seconds that one case may take."""
@@ -153,7 +153,8 @@ class Witness:
             for number in count():
                 async with asyncio.timeout(PATIENCE):
                     await client.send(str(number))
-                    echoed = await client.frame()
+                    while (echoed := await client.frame()).opcode == PING:
+                        await client.send_bytes(encode(PONG, echoed.payload))
                 if echoed.text != str(number):
                     raise Ended(f"the WebSocket got {echoed}")
                 self._report.echoes += 1
