@@ -46,7 +46,6 @@ class Requests:
         "_chunks",
         "_head",
         "_last",
-        "_left",
         "_max_body",
         "_ready_path",
         "_searched",
@@ -54,6 +53,7 @@ class Requests:
         "body",
         "closing",
         "heads",
+        "left",
         "part",
         "refused",
         "upgrade",
@@ -80,7 +80,8 @@ class Requests:
         self._max_body = max_body
         self._head = b""
         self._searched = 0
-        self._left = 0
+        self.left = 0
+        """Bytes of a body with a length that are still to come."""
         self._chunks: Chunks | None = None
         self._last = False
 
@@ -96,8 +97,8 @@ class Requests:
                 self._begin(data)
                 self.whole += 1
                 return data
-        elif self._left > len(data):
-            self._left -= len(data)
+        elif self.left > len(data):
+            self.left -= len(data)
             self.body += len(data)
             return data
         if self._head:
@@ -129,7 +130,7 @@ class Requests:
             self.part = Part.NOTHING
             self.refused = refused
             self._head = b""
-            self._left = 0
+            self.left = 0
 
     def _begin(self, head: bytes) -> None:
         if head.startswith(b"HEAD "):
@@ -198,7 +199,7 @@ class Requests:
         if head.length is None:
             self.part, self._chunks = Part.CHUNKS, Chunks()
         elif head.length:
-            self.part, self._left = Part.BODY, head.length
+            self.part, self.left = Part.BODY, head.length
         else:
             self._complete()
 
@@ -209,11 +210,11 @@ class Requests:
     # -- bodies --------------------------------------------------------------------------------
 
     def _body_data(self, data: bytes, start: int, passed: list[bytes]) -> int:
-        piece = data[start : start + self._left]
+        piece = data[start : start + self.left]
         passed.append(piece)
         self.body += len(piece)
-        self._left -= len(piece)
-        if not self._left:
+        self.left -= len(piece)
+        if not self.left:
             self._complete()
         return start + len(piece)
 

@@ -51,6 +51,9 @@ HIGH_WATER = 256 * 1024
 SLOWEST = 512
 """Bytes a second that a body has to bring; see ``Timeouts.assembly``."""
 
+TURN = 32 * 1024
+"""Bytes that are checked before other connections have their turn; those of a body with a length are not."""
+
 RESET_DELAY = 0.05
 """Seconds before a reset: one that comes with bytes is an end like any other to Robyn's HTTP server."""
 
@@ -106,6 +109,7 @@ class Pipe(asyncio.Protocol):
         "_pace",
         "_pipes",
         "_requests",
+        "_rest",
         "_robyn",
         "_seen",
         "_stall",
@@ -134,6 +138,7 @@ class Pipe(asyncio.Protocol):
         self._state = PipeState.CONNECTING
         self._early = data
         self._early_eof = False
+        self._rest = b""  # what came at once, and was not read in this turn
         self._ended = False  # the client has ended its side
         self._unsent = 0
         self._pace: Timer | None = None  # by when what the client is at has to get on
@@ -214,18 +219,44 @@ class Pipe(asyncio.Protocol):
         """Pass on what belongs to plain requests."""
         self.quiet = False
         if self._state is PipeState.OPEN:
-            assert self._to_robyn is not None, "an open pipe has both sides"
-            requests = self._requests
-            requests.closing = self._pipes.closing
-            passed = requests.feed(data)
-            if passed:
-                self._to_robyn(passed)
-            if requests.part is not Part.BETWEEN:
-                self._not_between(requests)
-            elif self._pace is not None:
-                self._stop_pace()
+            if self._rest:
+                self._rest += data
+            elif len(data) > TURN and self._requests.left < len(data):
+                self._rest = data
+                self._wire.pause_reading()
+                self._next_turn()
+            else:
+                self._read(data)
         elif self._state is PipeState.CONNECTING:
             self._early += data  # what the event loop had read already
+
+    def _read(self, data: bytes) -> None:
+        assert self._to_robyn is not None, "an open pipe has both sides"
+        requests = self._requests
+        requests.closing = self._pipes.closing
+        passed = requests.feed(data)
+        if passed:
+            self._to_robyn(passed)
+        if requests.part is not Part.BETWEEN:
+            self._not_between(requests)
+        elif self._pace is not None:
+            self._stop_pace()
+
+    def _next_turn(self) -> None:
+        """Read some of what came at once, and leave the next turn of the event loop to the others."""
+        if self._state is not PipeState.OPEN or not self._rest:
+            return
+        data, self._rest = self._rest[:TURN], self._rest[TURN:]
+        self._read(data)
+        if self._requests.upgrade is not None:
+            self._requests.upgrade += self._rest
+        elif self._state is PipeState.OPEN and self._rest:
+            if not self._behind:
+                asyncio.get_running_loop().call_soon(self._next_turn)
+        elif self._state is PipeState.OPEN and self._early_eof:
+            self.eof_received()
+        elif self._state is PipeState.OPEN and not self._behind:
+            self._read_from(self._wire)
 
     def _not_between(self, requests: Requests) -> None:
         """Deal with a request that is not complete, and with the last one."""
@@ -243,7 +274,7 @@ class Pipe(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Let Robyn see a half-close, and answer what it has."""
-        if self._state is PipeState.CONNECTING:
+        if self._state is PipeState.CONNECTING or (self._state is PipeState.OPEN and self._rest):
             self._early_eof = True
         elif self._state is PipeState.OPEN:
             self._ended = True
@@ -300,7 +331,9 @@ class Pipe(asyncio.Protocol):
     def robyn_keeps_up(self) -> None:
         """Read from the client again."""
         self._behind = False
-        if self._state is PipeState.OPEN:
+        if self._state is PipeState.OPEN and self._rest:
+            self._next_turn()
+        elif self._state is PipeState.OPEN:
             self._read_from(self._wire)
 
     def robyn_ended(self) -> None:

@@ -14,7 +14,7 @@ from supervisor import Limits, Policy, Timeouts
 from supervisor.pipe import PipeState
 from supervisor.plain_http import PlainHttp
 from supervisor.sources import Sources
-from tests.raw import DEADLINE, RawClient
+from tests.raw import BINARY, DEADLINE, RawClient, encode
 from tests.supervisor.sites import (
     GET,
     MB,
@@ -475,6 +475,53 @@ def test_the_addresses_of_those_who_left_first_are_given_away_first(monkeypatch:
     assert sources.client(stays) == "192.0.2.1"
     assert sources.client(left) == "192.0.2.4"
     assert len(sources) == 4
+
+
+# -- whose turn it is ----------------------------------------------------------------------------
+
+
+@asyncio_only
+@pytest.mark.parametrize("turn", [1, 50, 4096])
+async def test_what_comes_at_once_is_read_in_turns_and_in_order(
+    turn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisor.pipe.TURN", turn)
+    monkeypatch.setattr("supervisor.pipe.HIGH_WATER", 1000)
+    async with site(answer_gets) as there, dialed(there.port) as client:
+        await client.send_bytes(GET * 200 + UPGRADE + encode(BINARY, b"early"))
+
+        while client.wire.count(OK) < 200:
+            assert await client.receive()
+        client._read = len(OK) * 200
+        assert (await client.read_head())[0] == 101
+        assert (await client.frame()).payload == b"early"
+
+
+@asyncio_only
+async def test_an_end_behind_what_is_read_in_turns_comes_behind_all_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("supervisor.pipe.TURN", 10)
+    async with site(answer_gets) as there, dialed(there.port) as client:
+        await client.send_bytes(GET * 100)
+        client.finish()
+
+        assert await client.rest_of_bytes() == OK * 100
+
+
+@asyncio_only
+async def test_between_the_turns_of_one_connection_others_have_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("supervisor.pipe.TURN", 1)
+
+    async def swallow(client: RawClient) -> None:
+        await discard(client)
+
+    async with site(swallow) as there, dialed(there.port) as flood:
+        await flood.send_bytes(GET * 1500)
+
+        await until(lambda: [pipe for pipe in there.pipes.open if pipe._rest])
 
 
 # -- what is refused, and when -----------------------------------------------------------------
