@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Optional, TypedDict
+from typing import TypedDict
 
 from robyn import (
     ALLOW_CORS,
@@ -250,7 +250,7 @@ def form(form_data: FormData, files: Files):
 
 
 @app.get("/items/:number")
-def item(number: int, q: Optional[str] = None, flag: bool = False, ratio: float = 1.0):
+def item(number: int, q: str | None = None, flag: bool = False, ratio: float = 1.0):
     return {"number": number, "q": q, "flag": flag, "ratio": ratio}
 
 
@@ -321,7 +321,7 @@ async def stream():
 @app.get("/stream/plain")
 def stream_plain():
     def pieces():
-        for number in range(5):
+        for _ in range(5):
             yield b"x" * 10_000
 
     return StreamingResponse(pieces(), media_type="application/octet-stream")

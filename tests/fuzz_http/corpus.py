@@ -34,12 +34,12 @@ ENDED: dict[str, Case] = {
     "bare LF all through, and a bad size": Case(
         (b"POST & HTTP/1.1\nn:\nTransfer-Encoding:chunked\nt:\n\nX",),
     ),
-    # The file server takes the first range of a list that may be empty (actix-files 0.6.6, named.rs, line 534).
+    # The file server takes the first range of what may be none (actix-files 0.6.6, named.rs, line 534).
     "an empty Range": Case((FILE + b"Range: \r\n\r\n",)),
     "a Range without a range": Case((FILE + b"Range: bytes=\r\n\r\n",)),
     "a Range of commas": Case((FILE + b"Range: bytes= , ,\r\n\r\n",)),
     "a second Range behind an empty one": Case((FILE + b"Range: bytes=,\r\nRange: bytes=0-1\r\n\r\n",)),
-    # A name that is too long for the library of names is taken for granted (actix-http 3.11.0, decoder.rs, 92).
+    # A name may be too long for what it is made into (actix-http 3.11.0, decoder.rs, line 92).
     "a field whose name has 64 KiB": Case(
         (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a" * 65536 + b": 1\r\n\r\n",)
     ),

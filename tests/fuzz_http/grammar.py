@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from random import Random
 from typing import TypeVar
 
@@ -817,4 +818,4 @@ class Grammar:
             return tuple(data[place : place + 1] for place in range(len(data)))
         cuts = sorted(self._random.randint(1, len(data) - 1) for _ in range(self._random.randint(1, 5)))
         edges = [0, *cuts, len(data)]
-        return tuple(data[start:end] for start, end in zip(edges, edges[1:], strict=False) if start < end)
+        return tuple(data[start:end] for start, end in pairwise(edges) if start < end)

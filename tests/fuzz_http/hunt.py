@@ -1,4 +1,4 @@
-"""Sends cases to the app under test, while honest clients look whether it lives; finds the one that ended it."""
+"""Sends cases to the app under test, while honest clients look whether it lives; finds what ended it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ class Report:
     """What a hunt has done and found."""
 
     cases: int = 0
-    connections_answered: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     honest: int = 0
     echoes: int = 0
@@ -49,7 +48,8 @@ class Report:
     def __str__(self) -> str:
         statuses = ", ".join(f"{status} {number}" for status, number in sorted(self.statuses.items()))
         return (
-            f"{self.cases} cases in {self.seconds:.0f} s, {sum(self.statuses.values())} answers ({statuses}); "
+            f"{self.cases} cases in {self.seconds:.0f} s, "
+            f"{sum(self.statuses.values())} answers ({statuses}); "
             f"{self.honest} honest requests and {self.echoes} echoes meanwhile; {len(self.findings)} findings"
         )
 
@@ -215,7 +215,7 @@ def minimised(lives: Lives, case: Case, seconds: float = 60.0) -> Case:
     deadline = time.monotonic() + seconds
 
     def better(smaller: Case) -> bool:
-        if time.monotonic() > deadline or smaller.size >= case.size and smaller != case:
+        if time.monotonic() > deadline or (smaller.size >= case.size and smaller != case):
             return False
         found = lives.ends(smaller)
         if found:

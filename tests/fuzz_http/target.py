@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import random
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
 from tests.programs import Program, program
-from tests.raw import DEADLINE, RawClient
 
 APP = Path(__file__).parent / "app.py"
 SERVING = r"(?:Robyn alone|serving HTTP and WebSockets) at http://127\.0\.0\.1:(\d+)"

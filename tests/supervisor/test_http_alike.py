@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 import aiohttp
@@ -336,6 +337,10 @@ def test_a_slow_reader_gets_all(apps: dict[How, Target]) -> None:
 # -- generated -----------------------------------------------------------------------------------
 
 
+PATHS = ["/", "/async", "/bytes", "/status/201", "/echo", "/items/5", "/tail/a/b", "/given", "/stream"]
+PATHS += ["/two/a%20b/and/%E2%82%AC", "/static/page.html", "/static/folder/deep.txt", "/below/x"]
+
+
 class Honest:
     """Requests that are right, from a seed."""
 
@@ -370,7 +375,7 @@ class Honest:
     def _cut(self, data: bytes) -> list[bytes]:
         cuts = sorted(self.random.randint(0, len(data)) for _ in range(self.random.randint(0, 6)))
         edges = [0, *cuts, len(data)]
-        return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+        return [data[start:end] for start, end in pairwise(edges)]
 
     def _fields(self) -> list[str]:
         fields = [
@@ -388,10 +393,7 @@ class Honest:
         return self.random.sample(fields, self.random.randint(0, 6))
 
     def _without_body(self, method: str) -> bytes:
-        path = self.random.choice(
-            ["/", "/async", "/bytes", "/status/201", "/echo", "/items/5", "/tail/a/b", "/given", "/stream"]
-            + ["/two/a%20b/and/%E2%82%AC", "/static/page.html", "/static/folder/deep.txt", "/below/x"]
-        )
+        path = self.random.choice(PATHS)
         if self.random.random() < 0.4:
             path += "?" + "&".join(
                 f"{self.random.choice('abcq')}={self.random.randint(0, 99)}" for _ in range(3)
