@@ -112,14 +112,18 @@ async def _send(client: socket.socket, case: Case) -> None:
 async def honest(port: int) -> None:
     """Ask like anybody, and get the answer; raises ``Ended`` when there is none."""
     request = b"POST /size HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
-    try:
-        async with asyncio.timeout(PATIENCE):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(request)
-            answer = await reader.read()
-            writer.close()
-    except (OSError, TimeoutError) as error:
-        raise Ended(f"an honest request got {type(error).__name__}") from error
+    loop = asyncio.get_running_loop()
+    answer = b""
+    with socket.socket() as client:
+        client.setblocking(False)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await loop.sock_connect(client, ("127.0.0.1", port))
+                await loop.sock_sendall(client, request)
+                while received := await loop.sock_recv(client, 1 << 16):
+                    answer += received
+        except (OSError, TimeoutError) as error:
+            raise Ended(f"an honest request got {type(error).__name__}") from error
     if not (answer.startswith(b"HTTP/1.1 200 OK\r\n") and answer.endswith(b"\r\n\r\n5")):
         raise Ended(f"an honest request got {answer!r}")
 

@@ -471,7 +471,7 @@ def by_http_client(port: int) -> list[object]:
 def by_urllib(port: int) -> list[object]:
     """What urllib gets, which ends the connection behind each answer."""
     seen: list[object] = []
-    for path, body in [("/stream", None), ("/echo", b"a=1")]:
+    for path, body in [("/stream", None), ("/body", b"a=1")]:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", body, DEADLINE) as response:
             seen.append((response.status, response.getheader("Content-Type"), response.read()))
     return seen
