@@ -7,6 +7,7 @@ Hosts, a length beside a transfer coding.  Such a head is refused; every other o
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple, final
 
 from actors.transports.opening import MAX_FIELDS, MAX_HEAD, HandshakeRefused
@@ -89,8 +90,12 @@ def read_head(data: bytes) -> Head:
     _check_host(told.get(b"host", []), minor)
     if any(value.lower() != b"100-continue" for value in told.get(b"expect", [])):
         raise HandshakeRefused(417, "Expect: 100-continue is the only one known")
-    _check_ranges(told.get(b"range", []))
-    _check_multipart(told.get(b"content-type", []))
+    if b"range" in told:
+        _check_ranges(told[b"range"])
+    types = told.get(b"content-type", ())
+    for value in types:
+        if b"multipart/form-data" in value.lower():
+            _check_multipart(types)
     length = _length(told, minor)
     options = [
         option.strip().lower() for value in told.get(b"connection", []) for option in value.split(b",")
@@ -133,13 +138,11 @@ def _check_ranges(values: list[bytes]) -> None:
         raise HandshakeRefused(400, "the Range of the request is malformed")
 
 
-def _check_multipart(values: list[bytes]) -> None:
+def _check_multipart(values: Sequence[bytes]) -> None:
     """RFC 7578, section 4.1.  Robyn's process ends of some bodies whose boundary is shorter than 4 bytes.
 
     It looks for the type in the last field, and for the boundary in the first one.
     """
-    if not any(b"multipart/form-data" in value.lower() for value in values):
-        return
     if len(values) > 1 or _MEDIA_TYPE.fullmatch(values[0]) is None:
         raise HandshakeRefused(400, "the Content-Type of the request is malformed")
     boundaries = [value for name, value in _PARAMETERS.findall(values[0]) if name.lower() == b"boundary"]
