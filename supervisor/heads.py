@@ -7,6 +7,7 @@ Hosts, a length beside a transfer coding.  Such a head is refused; every other o
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple, final
 
 from actors.transports.opening import MAX_FIELDS, MAX_HEAD, HandshakeRefused
@@ -24,9 +25,15 @@ _REQUEST_LINE = re.compile(rb"(" + _NAME + rb") ([!-~]++) HTTP/([0-9])\.([0-9])\
 _TARGET = re.compile(rb"/[^#]*|https?://[^/?#]+(?:[/?][^#]*)?", re.IGNORECASE)
 _HOST = re.compile(_HOST_VALUE)
 _TOLD = re.compile(
-    rb"\r\n(host|content-length|transfer-encoding|connection|upgrade|expect):[\t ]*([^\r]*?)[\t ]*(?=\r)",
+    rb"\r\n(host|content-length|transfer-encoding|connection|upgrade|expect|range|content-type):"
+    rb"[\t ]*([^\r]*?)[\t ]*(?=\r)",
     re.IGNORECASE,
 )
+_RANGE = re.compile(rb"[!-~]+?=.*[^\t ,].*")
+_PARAMETER = rb"[\t ]*;[\t ]*(" + _NAME + rb")=(" + _NAME + rb"|\"[\t !#-\[\]-~]*+\")"
+_PARAMETERS = re.compile(_PARAMETER)
+_MEDIA_TYPE = re.compile(_NAME + rb"/" + _NAME + rb"(?:" + _PARAMETER + rb")*+")
+_BOUNDARY = re.compile(rb"[!-~][ -~]{2,}[!-~]")
 _HOP_BY_HOP = re.compile(rb"\r\n(?:connection|upgrade|http2-settings):[^\r]*(?=\r)", re.IGNORECASE)
 
 
@@ -52,6 +59,8 @@ def is_plain(data: bytes) -> bool:
     if text.count(b"\r\nhost:") != 1 or text.count(b"\r\n") > MAX_FIELDS + 2:
         return False
     if b"content-length" in text or b"transfer-encoding" in text or b"expect" in text or b"close" in text:
+        return False
+    if b"\r\nrange:" in text or b"multipart/form-data" in text:
         return False
     # What every browser sends with what it navigates to is no upgrade.
     return b"upgrade" not in text or text.count(b"upgrade") == text.count(b"\r\nupgrade-insecure-requests:")
@@ -81,6 +90,12 @@ def read_head(data: bytes) -> Head:
     _check_host(told.get(b"host", []), minor)
     if any(value.lower() != b"100-continue" for value in told.get(b"expect", [])):
         raise HandshakeRefused(417, "Expect: 100-continue is the only one known")
+    if b"range" in told:
+        _check_ranges(told[b"range"])
+    types = told.get(b"content-type", ())
+    for value in types:
+        if b"multipart/form-data" in value.lower():
+            _check_multipart(types)
     length = _length(told, minor)
     options = [
         option.strip().lower() for value in told.get(b"connection", []) for option in value.split(b",")
@@ -115,6 +130,24 @@ def _length(told: dict[bytes, list[bytes]], minor: int) -> int | None:
     if codings[0].lower() != b"chunked":
         raise HandshakeRefused(501, "chunked is the only Transfer-Encoding known")
     return None
+
+
+def _check_ranges(values: list[bytes]) -> None:
+    """RFC 9110, section 14.2.  Robyn's process ends when it serves a file and there is no range in it."""
+    if any(_RANGE.fullmatch(value) is None for value in values):
+        raise HandshakeRefused(400, "the Range of the request is malformed")
+
+
+def _check_multipart(values: Sequence[bytes]) -> None:
+    """RFC 7578, section 4.1.  Robyn's process ends of some bodies whose boundary is shorter than 4 bytes.
+
+    It looks for the type in the last field, and for the boundary in the first one.
+    """
+    if len(values) > 1 or _MEDIA_TYPE.fullmatch(values[0]) is None:
+        raise HandshakeRefused(400, "the Content-Type of the request is malformed")
+    boundaries = [value for name, value in _PARAMETERS.findall(values[0]) if name.lower() == b"boundary"]
+    if len(boundaries) > 1 or any(_BOUNDARY.fullmatch(value.strip(b'"')) is None for value in boundaries):
+        raise HandshakeRefused(400, "the boundary of a multipart body has 4 bytes at least here")
 
 
 def _without_upgrade(data: bytes, options: list[bytes]) -> bytes:

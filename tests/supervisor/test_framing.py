@@ -289,6 +289,14 @@ def test_the_end_of_the_client_makes_a_request_that_is_not_complete_none() -> No
         b"GET / HTTP/1.1\r\nHost: a_b.example:8080\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost:\r\n\r\n",
         head(*[b"X: y"] * 99),
+        head(b"Range: bytes=0-", line=b"GET / HTTP/1.1"),
+        head(b"Range: bytes=,0-0 ,-5,"),
+        head(b"range: pages=1"),
+        head(b"Content-Type: multipart/form-data; boundary=----WebKitFormBoundary7MA4YWxkTrZu0gW"),
+        head(b'Content-Type: multipart/form-data;charset=utf-8 ; Boundary="gc0p4Jq0M2Yt08j34c0p, a?b"'),
+        head(b"Content-Type: multipart/form-data"),
+        head(b"Content-Type: multipart/mixed; boundary=x"),
+        head(b"Content-Type: ", b"Content-Type: a/b"),
     ],
 )
 def test_what_is_unusual_but_right_is_passed_on_as_it_came(wire: bytes) -> None:
