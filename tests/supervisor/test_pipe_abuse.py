@@ -26,7 +26,7 @@ from supervisor.pump import Pump
 from supervisor.robyn import supervise
 
 if os.environ["PIPE"] == "in process":
-    Pump.take = lambda self, client, data, source: False
+    Pump.take = lambda self, client, data, source, number: False
 timeouts = Timeouts(handshake=float(os.environ["HEAD"]), assembly=float(os.environ["BODY"]))
 app = Robyn(__file__)
 sockets = supervise(app, policy=Policy(timeouts=timeouts, limits=Limits(max_body=1000)))
