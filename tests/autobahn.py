@@ -1,7 +1,8 @@
 """Serve an echo actor for the fuzzing client of the Autobahn TestSuite, until it is interrupted.
 
 ``python -m tests.autobahn --backend trio --port 9001``, then ``wstest -m fuzzingclient`` with
-``ws://127.0.0.1:9001/``.  Compression is on, and a message may have 16 MiB: sections 9, 12 and 13 need it.
+``ws://127.0.0.1:9001/``.  Compression is on, and a message may have 16 MiB in any number of fragments:
+sections 9, 12 and 13 need it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from supervisor import Admission, Limits, Policy, serve
 class Echo(ConnectionActor):
     """Sends back what comes."""
 
-    policy = Policy(limits=Limits(compression=True, max_message=1 << 24, send_limit=1 << 26))
+    policy = Policy(
+        limits=Limits(compression=True, max_message=1 << 24, max_fragments=None, send_limit=1 << 26)
+    )
 
     async def on_message(self, message: str | bytes) -> None:
         await self.send(message)
