@@ -249,12 +249,13 @@ class Pump:
             self._failed(f"(pid {process.pid}) {why or f'ended with status {process.returncode}'}")
 
     def _failed(self, why: str, *, again: bool = False) -> None:
-        """Let another one follow if there was one that was ready, or ``again``."""
+        """Let another one follow if there was one that was ready, or ``again`` when none could be started."""
+        lived = 0.0 if again else time.monotonic() - self._started_at  # nothing lived if nothing was started
         again = again or self._served
         logger.error("the pump %s; %s", why, "another one follows" if again else "HTTP goes on without")
         self.began.set()
         if again:
-            delay = self._backoff.next_delay(time.monotonic() - self._started_at, random.random())
+            delay = self._backoff.next_delay(lived, random.random())
             asyncio.get_running_loop().call_later(delay, self._start_again)
 
     def _start_again(self) -> None:

@@ -20,6 +20,7 @@ import anyio.lowlevel
 import pytest
 
 from supervisor.channel import Word
+from supervisor.restarts import BackoffClock
 from tests.programs import alive
 from tests.raw import BINARY, DEADLINE, RawClient, encode
 from tests.supervisor.sites import (
@@ -387,3 +388,25 @@ async def test_a_pump_that_cannot_be_started_for_a_moment_is_tried_again(
             await ask_one(client)
             assert not there.http.here.open
     assert caplog.text.count("the pump cannot be started: ") == 3
+
+
+async def test_a_pump_that_cannot_be_started_for_long_is_not_tried_all_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    delays: list[float] = []
+    next_delay = BackoffClock.next_delay
+
+    def seen(clock: BackoffClock, lived: float, chance: float) -> float:
+        delays.append(next_delay(clock, lived, chance))
+        return delays[-1]
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(BackoffClock, "next_delay", seen)
+    monkeypatch.setattr("supervisor.pump.subprocess.Popen", refuse)
+    async with site(answer_gets, pump=True):
+        await until(lambda: len(delays) >= 3)
+
+    assert delays[0] == 0
+    assert 0 < delays[1] < delays[2]
