@@ -121,7 +121,8 @@ class ConnectionActor(Actor[Any, Any], Generic[M]):
         What it returns can be awaited for the ``CloseReport``.  An illegal ``code`` or ``reason``
         raises ``ValueError`` (``TypeError`` for another type) and leaves the connection as it was.
         """
-        return self._any_cell.request_close(Close(code, reason, drain, notice, grace))
+        cell = self._cell or self._any_cell
+        return cell.request_close(Close(code, reason, drain, notice, grace))
 
     def stop(self) -> None:
         """The same as ``close()``."""

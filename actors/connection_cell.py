@@ -29,7 +29,7 @@ from actors.errors import ActorMisuse, ActorStopped, ConnectionClosing, PayloadR
 from actors.mailbox import Marker
 from actors.messages import Close, CloseReport, ExitReason, Initiator
 from actors.misuse import take
-from actors.progress import LONGEST, Progress
+from actors.progress import DRIP, LONGEST, Progress
 from actors.rates import InboundRate
 from actors.ref import Closing
 from actors.request import Request
@@ -47,9 +47,11 @@ SHORT_TURN = 4
 """Messages that an actor handles then before the others get their turn, until it has nothing left."""
 LONG = 0.005
 """Seconds between two sends, or from the begin of a hook to its send, after which others get their turn."""
+LOOK_EACH = 4
+"""Messages of one read between two looks at the clock, until one of them has taken long."""
 MOST_OVER = 3
 """Times the send limit that a queue which is over it already may grow further, while the peer reads."""
-SOON = 0.0005
+SOON = 0.001
 """Seconds that handling a read may take at once, between two reads of the same turn of the event loop."""
 NO_HURRY = 0.1
 """Seconds for which a connection whose messages took longer waits for its turn like all the others."""
@@ -236,43 +238,58 @@ class ConnectionCell(Cell):
         """As any cell's; a coroutine for every message of the peer would cost more than what it does."""
         actor, mailbox, hook, clock = self.actor, self.mailbox, self.hook, self.runtime.clock
         assert actor is not None, "a cell without an actor has no loop"
-        raw, left, half = self._raw, TURN, mailbox.half
-        over_at = 0.0  # when the turn is over; nothing while it has not begun
+        transport, raw, half = self.websocket.transport, self._raw, mailbox.half
+        left = look_at = TURN
+        each = LOOK_EACH
+        now = over_at = 0.0  # when the turn is over; nothing while it has not begun
         data: Any
         message: Any
         result: Any
         while not hook.interrupted:
-            now = clock()
-            if not over_at:
-                over_at = now + SLICE
-            elif now >= over_at:
-                await give_turns()
-                left, over_at = TURN, 0.0
-                continue
-            if not mailbox.data and not mailbox.control:
-                data = message = result = None  # who waits holds no message of a megabyte
-                await self._parker.park()
-                left, over_at = TURN, 0.0
-                continue
-            if not left:
-                await checkpoint()
-                left, over_at = TURN if clock() - now < CROWD else SHORT_TURN, 0.0
-                continue
-            left -= 1
+            if left <= look_at or not transport.gathering:
+                now = clock()
+                if not over_at:
+                    over_at = now + SLICE
+                    look_at = left - 1  # the second message shows what the first one took
+                elif now >= over_at:
+                    await give_turns()
+                    each = 1
+                    left, look_at, over_at = TURN, TURN, 0.0
+                    continue
+                elif left:
+                    look_at = left - each if left > each else 0
+                if not left:
+                    if mailbox.data or mailbox.control:
+                        await checkpoint()
+                        left = TURN if clock() - now < CROWD else SHORT_TURN
+                    else:
+                        left = TURN
+                    look_at, over_at = left, 0.0
+                    continue
             if mailbox.control or mailbox.told_messages:
                 message = mailbox.pop()
+                left -= 1
                 if message is STOP:
                     return
                 if type(message) not in _FROM_WIRE:
                     await self.dispatch(message)
                     continue
-            else:
+            elif mailbox.data:
                 message = mailbox.data.popleft()
+                left -= 1
+            elif transport.gathering and clock() >= over_at:
+                left = look_at = 0  # it has taken long, and others wait
+                continue
+            else:
+                data = message = result = None  # who waits holds no message of a megabyte
+                await self._parker.park()
+                left, look_at, over_at = TURN, TURN, 0.0
+                continue
             if self._paused and len(mailbox.data) - mailbox.told_messages <= half and mailbox.may_resume:
                 self._paused = False
                 self._apply_reading()
-            data = message
             if not raw:
+                data = message
                 message = self._decode(data)
                 if message is _REFUSED:
                     continue
@@ -286,7 +303,7 @@ class ConnectionCell(Cell):
                     await take(actor, "on_message", result)
             except BaseException as error:
                 if not self.harmless(error):
-                    self.dead_letter(data, "crashed")
+                    self.dead_letter(message if raw else data, "crashed")
                 self.hook_failed(error)
             finally:
                 hook.since = None
@@ -317,7 +334,11 @@ class ConnectionCell(Cell):
             message = self.codec.encode(message)
         websocket = self.websocket
         transport = websocket.transport
-        if not transport.gathering and get_ident() != self.runtime.thread:
+        if transport.gathering and not self.closing and not transport.congested:
+            websocket.send(message)  # within a turn nobody looks at the clock
+            self.messages_out += 1
+            return self.wait_writable() if transport.congested else None
+        if get_ident() != self.runtime.thread:
             raise ActorMisuse(
                 "send() belongs to the event loop's thread; from another one, tell the actor, or publish"
             )
@@ -330,8 +351,7 @@ class ConnectionCell(Cell):
         self.messages_out += 1
         if transport.congested:  # it was not: mypy does not know that sending changes it
             return self.wait_writable()  # type: ignore[unreachable]
-        now = websocket.last_message
-        if now is not last and now - last > LONG:  # mostly the same: the clock is not looked at within a turn
+        if websocket.last_message - last > LONG:
             return self._give_turn()
         return None
 
@@ -468,7 +488,8 @@ class ConnectionCell(Cell):
         self.congested_since = None
         if self.websocket.transport.congested and not self.closing:
             self._note_congestion()
-        self._next_writer()
+        if self._writers:
+            self._next_writer()
 
     @property
     def reading(self) -> bool:
@@ -595,11 +616,13 @@ class ConnectionCell(Cell):
             return
         timers, timer = self.runtime.timers, self.timer
         self._deadline_from = now = self.runtime.clock()
+        # Mostly nothing is left to be read, and a look before its time would be one more entry in the heap.
+        first_look = now + (timeout / 4 if self.websocket.transport.congested else timeout)
         if timer is None:
-            timer = timers.at(now + timeout / 4, self._deadline)
+            timer = timers.at(first_look, self._deadline)
         else:
             self.on_congested = None
-            timers.pass_on(timer, now + timeout / 4, self._deadline)
+            timers.pass_on(timer, first_look, self._deadline)
         self._close_deadline = timer
 
     def _end_tcp(self) -> None:
@@ -634,14 +657,20 @@ class ConnectionCell(Cell):
         self._signal(Signal.DEADLINE)
 
     def _close_progressed_at(self, now: float) -> float:
-        websocket = self.websocket
-        count = websocket.transport.written - websocket.transport.outstanding
+        websocket, timeout = self.websocket, self._options.close
+        outstanding, coming = websocket.transport.outstanding, 0
         if self._state is ClosingState.SENT:  # the peer's Close comes behind what it was sending
-            count += self._late_bytes + websocket.assembled
-        if self._close_progress is None:
-            self._close_progress = Progress(count, self._deadline_from)
-            return self._deadline_from
-        return self._close_progress.look(count, now)
+            coming = self._late_bytes + websocket.assembled
+        count = websocket.transport.written - outstanding + coming
+        if self._close_progress is not None:
+            return self._close_progress.look(count, now)
+        since = self._deadline_from
+        if timeout is not None and now >= since + timeout and (outstanding or coming):
+            # Nobody has looked yet: it has a quarter of the time to show from here on that it gets on.
+            since = now - timeout * 3 / 4
+            count -= int(DRIP * (now - since))
+        self._close_progress = Progress(count, since)
+        return since
 
     def peer_closed(self) -> None:
         """The peer's Close frame came, in answer to ours or before it."""

@@ -119,7 +119,8 @@ class Close:
 
     def __post_init__(self) -> None:
         check_close(self.code, self.reason)
-        check_seconds("grace", self.grace, zero=True, off=False)
+        if self.notice is not None or self.grace != 5.0:
+            check_seconds("grace", self.grace, zero=True, off=False)
 
 
 @dataclass(frozen=True, slots=True)
