@@ -346,14 +346,20 @@ class ConnectionCell(Cell):
             raise self._is_closing()
         if transport.congested:
             return self._send_when_writable(message)
-        last = websocket.last_message
+        last, now = websocket.last_message, self.runtime.clock()
+        websocket.last_message = now
         websocket.send(message)
         self.messages_out += 1
         if transport.congested:  # it was not: mypy does not know that sending changes it
             return self.wait_writable()  # type: ignore[unreachable]
-        if websocket.last_message - last > LONG:
+        if now - last > LONG:
             return self._give_turn()
         return None
+
+    def _send(self, message: str | bytes) -> None:
+        self.websocket.last_message = self.runtime.clock()
+        self.websocket.send(message)
+        self.messages_out += 1
 
     def send_now(self, message: Any) -> None:
         """Queue one message of somebody who cannot wait: see ``publish_frame``."""
@@ -363,8 +369,7 @@ class ConnectionCell(Cell):
             self._outgrown()
         if self.closing:
             raise self._is_closing()
-        self.websocket.send(message)
-        self.messages_out += 1
+        self._send(message)
         if transport.congested:
             self._note_congestion()
 
@@ -440,8 +445,7 @@ class ConnectionCell(Cell):
             await self.wait_writable()
         if self.closing:
             raise self._is_closing()
-        self.websocket.send(message)
-        self.messages_out += 1
+        self._send(message)
         if transport.congested:
             await self.wait_writable()
         else:
@@ -590,8 +594,7 @@ class ConnectionCell(Cell):
         assert self._close is not None
         if self._state is ClosingState.PENDING:
             notice: Any = self._close.notice
-            self.websocket.send(notice)
-            self.messages_out += 1
+            self._send(notice)
             self._grace_deadline = self.runtime.timers.after(
                 self._close.grace, lambda: self._signal(Signal.CLOSE)
             )

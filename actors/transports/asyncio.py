@@ -27,6 +27,7 @@ class AsyncioTransport(asyncio.Protocol):
         "_before_tls",
         "_connected",
         "_ended",
+        "_flush_at",
         "_full",
         "_gathering",
         "_hold_at",
@@ -70,6 +71,7 @@ class AsyncioTransport(asyncio.Protocol):
         self._gathering = False  # what is written waits for the end of the turn of the event loop
         self._at_once: Callable[[bytes], object] | None = None  # writes without gathering here
         self.written = 0
+        self._flush_at = high_water  # of what waits for the end of the turn
         self._hold_at = high_water  # of what is written; then something has come, or senders are held up
         self._turned = False  # something has come: the event loop has turned
         self._full = False  # the event loop says that the peer does not keep up
@@ -223,8 +225,8 @@ class AsyncioTransport(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if self._gathering:
             self._out.append(data)
-            self._pending += len(data)
-            if self._pending > self.high_water or (self.written > self._hold_at and not self.congested):
+            self._pending = pending = self._pending + len(data)
+            if pending > self._flush_at:
                 self.flush()  # the event loop may say that the peer does not keep up, or it is others' turn
         elif self._at_once is not None:
             self._at_once(data)
@@ -265,6 +267,7 @@ class AsyncioTransport(asyncio.Protocol):
     def _gather(self) -> None:
         if not self._gathering:
             self._gathering = True
+            self._flush_at = self.high_water if self.congested or self.written <= self._hold_at else -1
             self._loop.call_soon(self._flush_soon)
 
     def _flush_soon(self) -> None:
@@ -279,6 +282,7 @@ class AsyncioTransport(asyncio.Protocol):
             self._pending = 0
             self._transport.write(data)
             self._spend(len(data))
+            self._flush_at = self.high_water if self.congested or self.written <= self._hold_at else -1
 
     def pause(self) -> None:
         # Nothing is read before the next turn of the event loop, and often resume() comes within this one.

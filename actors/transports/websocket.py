@@ -516,10 +516,8 @@ class WebSocket:
     # -- to the wire ---------------------------------------------------------------------------
 
     def send(self, message: str | bytes) -> None:
-        """Queue a data message."""
+        """Queue a data message; whoever looks at the clock for it sets ``last_message``."""
         transport = self.transport
-        if not transport.gathering:
-            self.last_message = self._clock()
         if self._plain:
             if isinstance(message, str):
                 payload = message.encode()

@@ -149,7 +149,7 @@ def test_a_line_that_ends_without_cr_is_seen_in_any_split(head: list[bytes], cut
     wire = b"".join(head)
     end = wire.find(b"\r\n\r\n")
     before = wire if end < 0 else wire[:end]
-    edges = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
+    edges = sorted({0, len(wire), *(min(cut, len(wire)) for cut in cuts)})
     reader, found, refused = HeadReader(), None, False
 
     for start, stop in pairwise(edges):
