@@ -246,45 +246,42 @@ class ConnectionCell(Cell):
         message: Any
         result: Any
         while not hook.interrupted:
+            if not mailbox.data and not mailbox.control:
+                if over_at and clock() >= over_at:
+                    await give_turns()
+                    each = 1
+                else:
+                    data = message = result = None  # who waits holds no message of a megabyte
+                    await self._parker.park()
+                left, look_at, over_at = TURN, TURN, 0.0
+                continue
             if left <= look_at or not transport.gathering:
                 now = clock()
-                if not over_at:
-                    over_at = now + SLICE
-                    look_at = left - 1  # the second message shows what the first one took
-                elif now >= over_at:
+                if now < over_at:
+                    look_at = left - each
+                elif over_at:
                     await give_turns()
                     each = 1
                     left, look_at, over_at = TURN, TURN, 0.0
                     continue
-                elif left:
-                    look_at = left - each if left > each else 0
-                if not left:
-                    if mailbox.data or mailbox.control:
-                        await checkpoint()
-                        left = TURN if clock() - now < CROWD else SHORT_TURN
-                    else:
-                        left = TURN
-                    look_at, over_at = left, 0.0
+                else:
+                    over_at = now + SLICE
+                    look_at = left - 1  # the second message shows what the first one took
+                if left <= 0:
+                    await checkpoint()
+                    left = look_at = TURN if clock() - now < CROWD else SHORT_TURN
+                    over_at = 0.0
                     continue
+            left -= 1
             if mailbox.control or mailbox.told_messages:
                 message = mailbox.pop()
-                left -= 1
                 if message is STOP:
                     return
                 if type(message) not in _FROM_WIRE:
                     await self.dispatch(message)
                     continue
-            elif mailbox.data:
-                message = mailbox.data.popleft()
-                left -= 1
-            elif transport.gathering and clock() >= over_at:
-                left = look_at = 0  # it has taken long, and others wait
-                continue
             else:
-                data = message = result = None  # who waits holds no message of a megabyte
-                await self._parker.park()
-                left, look_at, over_at = TURN, TURN, 0.0
-                continue
+                message = mailbox.data.popleft()
             if self._paused and len(mailbox.data) - mailbox.told_messages <= half and mailbox.may_resume:
                 self._paused = False
                 self._apply_reading()
@@ -338,7 +335,8 @@ class ConnectionCell(Cell):
             websocket.send(message)  # within a turn nobody looks at the clock
             self.messages_out += 1
             return self.wait_writable() if transport.congested else None
-        if get_ident() != self.runtime.thread:
+        runtime = self.runtime
+        if self.hook.since is None and get_ident() != runtime.thread:  # a hook is on the right one
             raise ActorMisuse(
                 "send() belongs to the event loop's thread; from another one, tell the actor, or publish"
             )
@@ -346,7 +344,7 @@ class ConnectionCell(Cell):
             raise self._is_closing()
         if transport.congested:
             return self._send_when_writable(message)
-        last, now = websocket.last_message, self.runtime.clock()
+        last, now = websocket.last_message, runtime.clock()
         websocket.last_message = now
         websocket.send(message)
         self.messages_out += 1
@@ -677,7 +675,8 @@ class ConnectionCell(Cell):
 
     def peer_closed(self) -> None:
         """The peer's Close frame came, in answer to ours or before it."""
-        self._late += self.websocket.unfinished
+        if self.websocket.assembling_since is not None:
+            self._late += self.websocket.unfinished
         if not self.closing:
             self._initiator = Initiator.PEER
             self._begin(_PEER_CLOSES)

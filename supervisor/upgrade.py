@@ -229,7 +229,7 @@ class Upgrade(Opening):
         timeout = self._server.policy.timeouts.close
         if self._deadline is None and timeout is not None:
             self._deadline = self._server.runtime.timers.after(timeout, self._late)
-        if self._ticket.kind is WEBSOCKET:  # it is none any more, and the one with its key may come again
+        if self._ticket.kind == WEBSOCKET:  # it is none any more, and the one with its key may come again
             self._server.gate.come_back(self._ticket, self.abort)
         super().refuse(refused, body=body)
 

@@ -38,6 +38,7 @@ class Watch:
         "_active_at",
         "_assembly",
         "_assembly_of",
+        "_begun",
         "_busy",
         "_cell",
         "_lifetime_ends",
@@ -60,15 +61,7 @@ class Watch:
         """
         self._cell = cell
         self._policy = policy
-        self._next_ping = self._lifetime_ends = math.inf  # until the first look
-        self._ping_sent: float | None = None
-        self._ping_position = 0  # in what was written
-        self._settled = 0  # of what was written; the peer has taken it
-        self._taken = 0  # of what was written, at the last look at it
-        self._sends: Progress | None = None  # while the peer has something to take
-        self._assembly: Progress | None = None  # of the message that began at ``_assembly_of``
-        self._busy = False
-        self._sampled_at = self._taken_at = self._active_at = self._assembly_of = -math.inf
+        self._begun = False
         opened_at = cell.websocket.opened_at
         first_look = _together(opened_at + policy.patience, opened_at)
         timers = cell.runtime.timers
@@ -79,12 +72,27 @@ class Watch:
         self._timer = cell.timer = timer
         cell.on_congested = self._congested
 
+    def _begin(self) -> None:
+        """Set what is known before the first look, or before the peer does not keep up for the first time."""
+        self._begun = True
+        self._next_ping = self._lifetime_ends = math.inf  # until the first look
+        self._ping_sent: float | None = None
+        self._ping_position = 0  # in what was written
+        self._settled = 0  # of what was written; the peer has taken it
+        self._taken = 0  # of what was written, at the last look at it
+        self._sends: Progress | None = None  # while the peer has something to take
+        self._assembly: Progress | None = None  # of the message that began at ``_assembly_of``
+        self._busy = False
+        self._sampled_at = self._taken_at = self._active_at = self._assembly_of = -math.inf
+
     def cancel(self) -> None:
         """Look no more: the connection has ended."""
         self._timer.cancel()
         self._cell.on_congested = None
 
     def _first_look(self) -> None:
+        if not self._begun:
+            self._begin()
         opened_at, lifetime = self._cell.websocket.opened_at, self._policy.timeouts.lifetime
         if lifetime is not None:
             self._lifetime_ends = opened_at + lifetime * _spread(LIFETIME_JITTER)
@@ -202,6 +210,8 @@ class Watch:
 
     def _congested(self) -> None:
         """The peer does not keep up: its time to go on may end before the next look."""
+        if not self._begun:
+            self._begin()
         now = self._cell.runtime.clock()
         next_look = now + PATIENCE / PARTS
         if now - self._sampled_at > PATIENCE / PARTS:  # one who sends without end calls this all the time

@@ -880,7 +880,7 @@ class Books:
         ticket: Ticket
 
         def drop() -> None:
-            assert ticket.kind is Kind.OPENING
+            assert ticket.kind == Kind.OPENING
             self.open.remove(ticket)
 
         ticket, _ = self.door.gate.arrive(transport, drop)
@@ -900,7 +900,7 @@ class Books:
             gate.leave(ticket)
         elif ticket.kind in (Kind.HTTP, Kind.WEBSOCKET) and what == "come back":
             gate.come_back(ticket, lambda: self.open.remove(ticket))
-        elif ticket.kind is Kind.OPENING and what in ("ask", "pipe"):
+        elif ticket.kind == Kind.OPENING and what in ("ask", "pipe"):
             with suppress(HandshakeRefused):
                 gate.identify(ticket, peer, request(fields).headers)
                 if what == "ask":
@@ -911,7 +911,7 @@ class Books:
     def check(self) -> None:
         gate = self.door.gate
         for kind in Kind:
-            here = [ticket for ticket in self.open if ticket.kind is kind]
+            here = [ticket for ticket in self.open if ticket.kind == kind]
             assert gate.count(kind) == len(here)
             assert Counter(ticket.address for ticket in here if ticket.address) == Counter(
                 {name: known.counts[kind] for name, known in gate._addresses.items() if known.counts[kind]}
@@ -919,7 +919,7 @@ class Books:
         assert gate.count(Kind.OPENING) <= 5
         assert gate.count(Kind.HTTP) <= 4
         assert gate.count(Kind.WEBSOCKET) <= 4
-        assert set(gate._opening) == {one for one in self.open if one.kind is Kind.OPENING}
+        assert set(gate._opening) == {one for one in self.open if one.kind == Kind.OPENING}
         assert gate._refused_now == sum(one.crowd for one in self.open)
         keys = Counter(one.key for one in self.open if one.key is not None)
         assert gate._keys == keys
