@@ -21,6 +21,9 @@ from supervisor.chunks import LAST_CHUNK, Chunks, as_chunk
 from supervisor.heads import is_plain, read_head
 from supervisor.upgrade import asks_whether_ready
 
+KEPT = 1024
+"""Bytes of a head that a connection remembers."""
+
 
 class Part(Enum):
     """The part of a request that comes next."""
@@ -47,6 +50,7 @@ class Requests:
         "_head",
         "_last",
         "_max_body",
+        "_plain",
         "_ready_path",
         "_searched",
         "begun",
@@ -81,6 +85,7 @@ class Requests:
         """Whether the next request is the last one, which its head is made to say."""
         self._ready_path = ready_path
         self._max_body = max_body
+        self._plain = b""  # the last head that was passed on as it is
         self._head = b""
         self._searched = 0
         self.left = 0
@@ -96,7 +101,7 @@ class Requests:
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the client and give those that are to be passed on now."""
         if self.part is Part.BETWEEN:
-            if not self.closing and is_plain(data) and not asks_whether_ready(data, self._ready_path):
+            if not self.closing and (data == self._plain or self._is_plain(data)):
                 self._begin(data)
                 self.whole += 1
                 return data
@@ -122,6 +127,13 @@ class Requests:
                 self._take_back()
             self.refuse(refused)
         return b"".join(passed)
+
+    def _is_plain(self, data: bytes) -> bool:
+        """Whether ``data`` is passed on as it is; a client that asks again mostly asks in the same words."""
+        plain = is_plain(data) and not asks_whether_ready(data, self._ready_path)
+        if plain and len(data) <= KEPT:
+            self._plain = data
+        return plain
 
     def end(self) -> None:
         """Take note that the client sends no more: a request that is not complete is none."""
