@@ -85,7 +85,7 @@ class Requests:
         """Whether the next request is the last one, which its head is made to say."""
         self._ready_path = ready_path
         self._max_body = max_body
-        self._plain = b""  # the last head that was passed on as it is
+        self._plain: bytes | None = None  # the last head that was passed on as it is
         self._head = b""
         self._searched = 0
         self.left = 0
