@@ -34,6 +34,9 @@ def _every_line_is_new() -> None:
     refusals.forget()
 
 
+STARTS_PROGRAMS = {"tests.programs", "tests.robyn_apps", "tests.browser"}
+
+
 @pytest.fixture(scope="module", params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
@@ -47,6 +50,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.definition.add_marker(
             pytest.mark.parametrize("anyio_backend", EVERY_RUNTIME, scope="module")
         )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts whole programs, by what its module has of ``tests.programs``."""
+    for item in items:
+        module = getattr(item, "module", None)
+        if any(getattr(one, "__module__", None) in STARTS_PROGRAMS for one in vars(module).values()):
+            item.add_marker(pytest.mark.programs)
 
 
 class SkipsFail:
