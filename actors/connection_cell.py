@@ -166,10 +166,8 @@ class ConnectionCell(Cell):
         self._rate = None if rate is None else InboundRate(rate, options.message_burst, runtime.clock())
         self._close_deadline: Timer | None = None
         self._close_progress: Progress | None = None
-        self._deadline_from = 0.0
         self._grace_deadline: Timer | None = None
         self._initiator = Initiator.LOCAL
-        self._began_at = 0.0
         self._late = 0
         self._late_bytes = 0
         self._overrun: _Overrun | None = None
@@ -239,8 +237,7 @@ class ConnectionCell(Cell):
         actor, mailbox, hook, clock = self.actor, self.mailbox, self.hook, self.runtime.clock
         assert actor is not None, "a cell without an actor has no loop"
         transport, raw, half = self.websocket.transport, self._raw, mailbox.half
-        left = look_at = TURN
-        each = LOOK_EACH
+        left, look_at, each = TURN, TURN, LOOK_EACH
         now = over_at = 0.0  # when the turn is over; nothing while it has not begun
         data: Any
         message: Any
@@ -253,25 +250,25 @@ class ConnectionCell(Cell):
                 else:
                     data = message = result = None  # who waits holds no message of a megabyte
                     await self._parker.park()
-                left, look_at, over_at = TURN, TURN, 0.0
+                left, over_at = TURN, 0.0
                 continue
-            if left <= look_at or not transport.gathering:
+            if not over_at:
                 now = clock()
-                if now < over_at:
-                    look_at = left - each
-                elif over_at:
+                over_at = now + SLICE
+                look_at = left - 1  # the second message shows what the first one took
+            elif left <= look_at or not transport.gathering:
+                now = clock()
+                if now >= over_at:
                     await give_turns()
                     each = 1
-                    left, look_at, over_at = TURN, TURN, 0.0
+                    left, over_at = TURN, 0.0
                     continue
-                else:
-                    over_at = now + SLICE
-                    look_at = left - 1  # the second message shows what the first one took
                 if left <= 0:
                     await checkpoint()
-                    left = look_at = TURN if clock() - now < CROWD else SHORT_TURN
+                    left = TURN if clock() - now < CROWD else SHORT_TURN
                     over_at = 0.0
                     continue
+                look_at = left - each
             left -= 1
             if mailbox.control or mailbox.told_messages:
                 message = mailbox.pop()
@@ -331,28 +328,24 @@ class ConnectionCell(Cell):
             message = self.codec.encode(message)
         websocket = self.websocket
         transport = websocket.transport
-        if transport.gathering and not self.closing and not transport.congested:
-            websocket.send(message)  # within a turn nobody looks at the clock
-            self.messages_out += 1
-            return self.wait_writable() if transport.congested else None
-        runtime = self.runtime
-        if self.hook.since is None and get_ident() != runtime.thread:  # a hook is on the right one
-            raise ActorMisuse(
-                "send() belongs to the event loop's thread; from another one, tell the actor, or publish"
-            )
+        took_long = False
+        if not transport.gathering:  # within a turn of many messages nobody looks at the clock
+            if self.hook.since is None and get_ident() != self.runtime.thread:  # a hook is on the right one
+                raise ActorMisuse(
+                    "send() belongs to the event loop's thread; from another one, tell the actor, or publish"
+                )
+            now = self.runtime.clock()
+            took_long = now - websocket.last_message > LONG
+            websocket.last_message = now
         if self.closing:
             raise self._is_closing()
         if transport.congested:
             return self._send_when_writable(message)
-        last, now = websocket.last_message, runtime.clock()
-        websocket.last_message = now
         websocket.send(message)
         self.messages_out += 1
         if transport.congested:  # it was not: mypy does not know that sending changes it
             return self.wait_writable()  # type: ignore[unreachable]
-        if now - last > LONG:
-            return self._give_turn()
-        return None
+        return self._give_turn() if took_long else None
 
     def _send(self, message: str | bytes) -> None:
         self.websocket.last_message = self.runtime.clock()

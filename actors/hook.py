@@ -9,7 +9,6 @@ The rules of this file:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import final
 
@@ -30,7 +29,7 @@ class RunningHook:
     def __init__(self, runtime: Runtime) -> None:
         self.since: float | None = None
         """When the hook began, on the runtime's clock; ``None`` between hooks."""
-        self.sent_at = -math.inf
+        self.sent_at = 0.0
         """When a send went through that was not at once: the hook gets on."""
         self.waits_for_peer = False
         """Whether the hook waits for the peer to take what was sent."""

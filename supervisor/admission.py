@@ -345,18 +345,17 @@ class Gate:
                 f"the Origin {origin[:200]!r} may not connect to {host[:200]!r}: "
                 "name it in Admission(origins=[...]) if it may",
             )
-        try:
-            self._check_cap(ticket, WEBSOCKET, "max_connections", "per_address")
-            address = ticket.address
-            if address is not None and admission.handshakes_per_minute is not None:
-                bucket = self._bucket(address, admission.handshakes_per_minute, now)
-                if not bucket.take(now):
-                    wait = bucket.wait(1, now)
-                    raise self.refuse("handshakes", 429, "too many handshakes from this address", after=wait)
-        except HandshakeRefused:
+        if self._is_full(ticket, WEBSOCKET):
             self._wonder(ticket, request.headers)
-            raise
-        if self._breaker is not None and (wait := self._breaker.wait(address, now)):
+            raise self._too_many(WEBSOCKET, "max_connections", "per_address")
+        address = ticket.address
+        if address is not None and admission.handshakes_per_minute is not None:
+            bucket = self._bucket(address, admission.handshakes_per_minute, now)
+            if not bucket.take(now):
+                self._wonder(ticket, request.headers)
+                wait = bucket.wait(1, now)
+                raise self.refuse("handshakes", 429, "too many handshakes from this address", after=wait)
+        if self._breaker is not None and self._breaker.votes and (wait := self._breaker.wait(address, now)):
             raise self.refuse("breaker", 503, "the server has trouble", after=wait)
         if admission.key is not None and admission.per_key is not None:
             key = _call_key(admission.key, request)
@@ -374,11 +373,9 @@ class Gate:
         """
         if self._proxy_at(peer) is not None:
             self.identify(ticket, peer, Headers(fields_of(head)))
-        try:
-            self._check_cap(ticket, HTTP, "max_http", "http_per_address")
-        except HandshakeRefused:
+        if self._is_full(ticket, HTTP):
             self._wonder(ticket, Headers(fields_of(head)))
-            raise
+            raise self._too_many(HTTP, "max_http", "http_per_address")
         self._unasked -= PIPED_DESCRIPTORS
         self._move(ticket, HTTP)
 
@@ -389,11 +386,12 @@ class Gate:
             self._refused_now -= 1
         elif ticket.kind is not None:
             self._exit(ticket)
-            self._give_key_back(ticket)
+            if ticket.key is not None:
+                self._give_key_back(ticket)
 
     def got_through(self) -> None:
         """A WebSocket has got through its ``on_connect``."""
-        if self._breaker is not None:
+        if self._breaker is not None and self._breaker.votes:
             self._breaker.got_through()
 
     def crashed(self, ticket: Ticket) -> None:
@@ -484,12 +482,18 @@ class Gate:
             if not self._keys[key]:
                 del self._keys[key]
 
-    def _check_cap(self, ticket: Ticket, kind: int, total: str, each: str) -> None:
-        """Raise ``HandshakeRefused`` where one more of a kind is too many, named by the option."""
+    def _is_full(self, ticket: Ticket, kind: int) -> bool:
+        """Whether one more of a kind is too many, for the server or for its address."""
+        counts = ticket.counts
+        return self._counts[kind] >= self._most[kind] or (
+            counts is not None and counts[kind] >= self._most_each[kind]
+        )
+
+    def _too_many(self, kind: int, total: str, each: str) -> HandshakeRefused:
+        """Refuse one more of a kind, with the option that says so."""
         if self._counts[kind] >= self._most[kind]:
-            raise self.refuse(total, 503, "the server is full")
-        if (counts := ticket.counts) is not None and counts[kind] >= self._most_each[kind]:
-            raise self.refuse(each, 429, "too many connections from this address")
+            return self.refuse(total, 503, "the server is full")
+        return self.refuse(each, 429, "too many connections from this address")
 
     # -- whom trusted proxies tell of ----------------------------------------------------------
 

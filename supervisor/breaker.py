@@ -27,17 +27,17 @@ MAX_VOTES = 65_536
 class Breaker:
     """Which addresses have only crashed; pure, the time is an argument."""
 
-    __slots__ = ("_addresses", "_pause", "_voters", "_votes")
+    __slots__ = ("_addresses", "_pause", "_voters", "votes")
 
     def __init__(self, addresses: int, pause: float) -> None:
         self._addresses = addresses
         self._pause = pause
-        self._votes: dict[str, float] = {}
+        self.votes: dict[str, float] = {}
         """When the last connection of an address crashed or was let in to try; the oldest first."""
         self._voters: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._votes)
+        return len(self.votes)
 
     @property
     def is_open(self) -> bool:
@@ -55,15 +55,14 @@ class Breaker:
 
     def got_through(self) -> None:
         """A connection has got through its ``on_connect``: the application works."""
-        if self._votes:
-            self._votes.clear()
-            self._voters.clear()
+        self.votes.clear()
+        self._voters.clear()
 
     def wait(self, address: str | None, now: float) -> float:
         """Seconds that ``address`` has to wait; with none of them it is let in, to try if it has crashed."""
         if address is None or not self.is_open:
             return 0.0
-        since = self._votes.get(address)
+        since = self.votes.get(address)
         if since is None:
             return 0.0
         wait = since + self._pause - now
@@ -73,17 +72,17 @@ class Breaker:
         return 0.0
 
     def _vote(self, address: str, now: float) -> None:
-        if self._votes.pop(address, None) is None:
+        if self.votes.pop(address, None) is None:
             self._voters[_voter(address)] += 1
-        self._votes[address] = now
+        self.votes[address] = now
 
     def _forget_old(self, now: float) -> None:
         oldest = now - max(MEMORY, self._pause)
-        while self._votes:
-            first = next(iter(self._votes))
-            if self._votes[first] >= oldest and len(self._votes) < MAX_VOTES:
+        while self.votes:
+            first = next(iter(self.votes))
+            if self.votes[first] >= oldest and len(self.votes) < MAX_VOTES:
                 return
-            del self._votes[first]
+            del self.votes[first]
             voter = _voter(first)
             self._voters[voter] -= 1
             if not self._voters[voter]:

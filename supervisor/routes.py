@@ -74,6 +74,10 @@ class Router:
     def __init__(self, routes: Mapping[str, type[ConnectionActor] | Route] | None = None) -> None:
         self._static: dict[tuple[str, ...], Route] = {}
         self._patterns: dict[tuple[str, ...], tuple[tuple[str, ...], Route]] = {}
+        if not isinstance(routes, Mapping | None):
+            raise TypeError(
+                f"routes: a mapping from paths to actor classes, as {{'/': Echo}}, not {routes!r}"
+            )
         for path, route in (routes or {}).items():
             self.add(path, route)
 

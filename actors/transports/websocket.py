@@ -224,6 +224,9 @@ class WebSocket:
                         self.transport.gather()
                 if incomplete is not None:
                     self._begin(incomplete)
+            elif self._protocol is None and (close := read_close(data, 0)) is not None:
+                self._peer_closed(*close)
+                return
             if start < len(data) and self.ping_sent_at is not None and self._answered(read_pong(data, start)):
                 start = len(data)
         if start < len(data):

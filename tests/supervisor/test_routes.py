@@ -34,6 +34,12 @@ def found(routes: Mapping[str, type[ConnectionActor]], path: str) -> tuple[str, 
     return None if match is None else (match[0].actor.__name__, match[1])
 
 
+@pytest.mark.parametrize("routes", [One, [("/", One)], "/"])
+def test_routes_that_are_no_mapping_are_told_by_name(routes: Any) -> None:
+    with pytest.raises(TypeError, match=r"^routes: a mapping from paths to actor classes"):
+        Router(routes)
+
+
 # -- finding -----------------------------------------------------------------------------------
 
 ROUTES = {
