@@ -1,6 +1,7 @@
 """Actors with mailboxes, and the one that owns a WebSocket."""
 
 from actors.actor import Actor
+from actors.cell.monitors import Down, Restarted
 from actors.codes import CloseCode
 from actors.connection import ConnectionActor
 from actors.errors import (
@@ -18,7 +19,7 @@ from actors.errors import (
     UnsupportedData,
 )
 from actors.mailbox import Overflow
-from actors.messages import CloseReport, Down, ExitReason, Initiator, Refusal, Restarted
+from actors.messages import CloseReport, ExitReason, Initiator, Refusal
 from actors.ref import ActorRef, Closing
 from actors.request import Headers, QueryParams, Request
 

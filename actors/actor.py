@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from typing_extensions import TypeVar
 
+from actors.cell.misuse import check_class
 from actors.errors import ActorMisuse, ActorStopped
-from actors.misuse import check_class
 from actors.seconds import check_seconds
 
 if TYPE_CHECKING:
-    from actors.cell import Cell
+    from actors.cell.cell import Cell
     from actors.ref import ActorRef
     from actors.runtime import Topics
 

@@ -12,7 +12,7 @@ from actors.messages import Close, CloseReport, Refusal
 from actors.request import QueryParams, Request
 
 if TYPE_CHECKING:
-    from actors.connection_cell import ConnectionCell
+    from actors.cell.connection_cell import ConnectionCell
     from actors.ref import Closing
 
 

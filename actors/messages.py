@@ -7,13 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 from actors.codes import CloseCode, check_close
 from actors.seconds import check_seconds
-
-if TYPE_CHECKING:
-    from actors.ref import ActorRef
 
 
 class Initiator(StrEnum):
@@ -147,25 +143,6 @@ class CloseReport:
     messages_in: int
     messages_out: int
     undelivered: int
-
-
-@dataclass(frozen=True, slots=True)
-class Down:
-    """Delivered to a monitoring actor's ``on_info``, exactly once, when ``ref`` has ended."""
-
-    ref: ActorRef
-    reason: ExitReason
-    error: BaseException | None = None
-    report: CloseReport | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Restarted:
-    """Delivered to a monitoring actor's ``on_info`` when ``ref`` lives on in a new incarnation."""
-
-    ref: ActorRef
-    incarnation: int
-    error: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast, final
 import anyio
 from typing_extensions import TypeVar
 
-from actors import monitors
+from actors.backends import Waiter
+from actors.cell import monitors
 from actors.codes import CloseCode
 from actors.errors import ActorError, ActorMisuse, ActorStopped, AskTimeout
 from actors.mailbox import Told
 from actors.messages import Close, CloseReport
 from actors.seconds import check_seconds
 from actors.sizes import size_of
-from actors.wakeup import Waiter
 
 if TYPE_CHECKING:
-    from actors.cell import Cell
-    from actors.connection_cell import ConnectionCell
+    from actors.cell.cell import Cell
+    from actors.cell.connection_cell import ConnectionCell
 
 M = TypeVar("M", default=Any, contravariant=True)
 """What the actor is told."""
@@ -152,7 +152,7 @@ class ActorRef(Generic[M, A]):
         grace: float = 5.0,
     ) -> Closing:
         """Close the actor's WebSocket, as ``ConnectionActor.close`` does; from any thread."""
-        from actors.connection_cell import ConnectionCell  # it imports this module
+        from actors.cell.connection_cell import ConnectionCell
 
         cell = self._cell
         if not isinstance(cell, ConnectionCell):

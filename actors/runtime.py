@@ -19,13 +19,15 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 from sniffio import current_async_library_cvar
 
+from actors.backends import AsyncioBackend, current_backend
 from actors.dead_letters import DeadLetters
+from actors.frames import place, program_frame
 from actors.repeats import log_error
 from actors.timers import Timers
-from actors.wakeup import AsyncioBackend, Parker, current_backend, place, program_frame
+from actors.wakeup import Parker
 
 if TYPE_CHECKING:
-    from actors.cell import Cell
+    from actors.cell.cell import Cell
     from actors.ref import ActorRef
 
 logger = logging.getLogger("actors")

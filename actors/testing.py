@@ -40,22 +40,22 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from actors.actor import Actor
-from actors.cell import Cell, CellOptions, Reaction
+from actors.backends import Waiter, current_backend
+from actors.cell.cell import Cell, CellOptions, Reaction
+from actors.cell.connection_cell import ConnectionCell, ConnectionOptions
+from actors.cell.hook import ABANDON_AFTER
+from actors.cell.misuse import taken
 from actors.codecs import choose_codec, offered_subprotocols
 from actors.codes import CloseCode
 from actors.connection import ConnectionActor
-from actors.connection_cell import ConnectionCell, ConnectionOptions
-from actors.incarnation import ABANDON_AFTER
 from actors.messages import CloseReport, ExitReason, Refusal
-from actors.misuse import taken
+from actors.protocol.opening import Handshake, HandshakeRefused, Opening
+from actors.protocol.websocket import NO_LIMIT, WebSocket, WireLimits, wire_logger
 from actors.ref import ActorRef
 from actors.runtime import Runtime
 from actors.timers import Timers
 from actors.transports.asyncio import HIGH_WATER
 from actors.transports.memory import MemoryTransport
-from actors.transports.opening import Handshake, HandshakeRefused, Opening
-from actors.transports.websocket import NO_LIMIT, WebSocket, WireLimits, wire_logger
-from actors.wakeup import Waiter, current_backend
 
 logger = logging.getLogger("actors")
 

@@ -16,7 +16,8 @@ from typing import final
 
 from anyio.lowlevel import checkpoint
 
-from actors.wakeup import Parker, current_backend
+from actors.backends import current_backend
+from actors.wakeup import Parker
 
 logger = logging.getLogger("actors")
 

@@ -15,16 +15,17 @@ if not hasattr(events, "Hook"):
         "supervisord; install connection-supervisor into an environment of its own"
     )
 from actors.errors import ChildStartFailed, RestartLimitReached
-from supervisor.admission import Admission
-from supervisor.drain import Drain, DrainReport
-from supervisor.inspection import Description
+from supervisor.admission.options import Admission
+from supervisor.connections.drain import Drain
+from supervisor.description import Description
+from supervisor.events import DrainReport
+from supervisor.listening.routes import Route
+from supervisor.listening.server import Server, serve
 from supervisor.policies import Backoff, Heartbeat, Limits, OnCrash, Policy, RestartLimit, Timeouts
 from supervisor.registry import Registry
-from supervisor.routes import Route
-from supervisor.server import Server, serve
-from supervisor.specs import ChildSpec
-from supervisor.strategies import AutoShutdown, Restart, Strategy
-from supervisor.tree import Supervisor, Tree
+from supervisor.tree.specs import ChildSpec
+from supervisor.tree.strategies import AutoShutdown, Restart, Strategy
+from supervisor.tree.tree import Supervisor, Tree
 
 __all__ = [
     "Admission",

@@ -13,13 +13,10 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from actors import ActorRef, CloseReport
 from actors.repeats import Repeats, log_error, others, repeats
-
-if TYPE_CHECKING:
-    from supervisor.drain import DrainReport
 
 logger = logging.getLogger("supervisor")
 
@@ -308,3 +305,18 @@ __all__ = [
     "log_event",
     "tell",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """How a drain went: connections at its begin, and how they ended; ``seconds`` it took.
+
+    ``clean``: with both Close frames.  ``timed_out``: without, before the deadline of the drain.
+    ``aborted``: dropped at the deadline.
+    """
+
+    total: int
+    clean: int
+    timed_out: int
+    aborted: int
+    seconds: float

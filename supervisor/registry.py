@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import final
 
 from actors import ActorRef
-from actors.cell import Cell
+from actors.cell.cell import Cell
 
 
 @final

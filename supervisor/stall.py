@@ -11,7 +11,8 @@ import threading
 from types import TracebackType
 from typing import Self, final
 
-from actors.wakeup import Backend, place, running_frame
+from actors.backends import Backend
+from actors.frames import place, running_frame
 
 logger = logging.getLogger("supervisor")
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import final
 
-from actors.cell import Cell
+from actors.cell.cell import Cell
+from actors.cell.connection_cell import ConnectionCell
 from actors.codecs import Codec
-from actors.connection_cell import ConnectionCell
 from actors.errors import ActorMisuse, MailboxFull
 from actors.mailbox import Told
+from actors.protocol.websocket import frame_of
 from actors.runtime import Runtime
 from actors.sizes import size_of
-from actors.transports.websocket import frame_of
 
 LONGEST = 1024
 """Characters that the name of a topic may have."""

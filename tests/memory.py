@@ -16,12 +16,12 @@ from websockets.protocol import CONNECTING
 from websockets.uri import parse_uri
 
 from actors import ConnectionActor
+from actors.protocol.websocket import wire_logger
 from actors.testing import Client, ManualClock, running
 from actors.transports.asyncio import HIGH_WATER
-from actors.transports.websocket import wire_logger
 from supervisor import Server, serve
 from supervisor.events import ConnectionOpened
-from supervisor.hosting import Host
+from supervisor.tree.lifespan import Host
 from tests.witness import Witness
 
 

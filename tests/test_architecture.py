@@ -17,7 +17,7 @@ PURE = [
     "actors/codes.py",
     "supervisor/policies.py",
     "supervisor/restarts.py",
-    "supervisor/strategies.py",
+    "supervisor/tree/strategies.py",
 ]
 IMPURE = {"anyio", "asyncio", "logging", "random", "threading", "time", "trio"}
 

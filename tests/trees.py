@@ -11,10 +11,10 @@ import anyio
 from actors import Actor
 from actors.testing import ManualClock, running, settled
 from supervisor import ChildSpec, Supervisor, Tree
+from supervisor.environment import Surroundings
 from supervisor.events import log_event
 from supervisor.registry import Registry
-from supervisor.surroundings import Surroundings
-from supervisor.tree import Root
+from supervisor.tree.tree import Root
 from tests.raw import DEADLINE
 from tests.witness import Witness, running_tasks, until
 

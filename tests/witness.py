@@ -15,8 +15,8 @@ import trio
 from actors import ConnectionActor
 from actors.testing import Client, ManualClock, connected
 from supervisor import Policy, Route, Server, serve
+from supervisor.connections.watch import Watch
 from supervisor.events import ActorCrashed, ConnectionClosed, ConnectionOpened, Event, Hook, log_event
-from supervisor.watch import Watch
 from tests.raw import DEADLINE
 
 E = TypeVar("E", bound=Event)

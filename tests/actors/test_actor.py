@@ -12,7 +12,7 @@ import anyio.to_thread
 import pytest
 
 from actors import Actor, ActorMisuse, ActorStopped, ConnectionActor, Down, ExitReason
-from actors.cell import Reaction
+from actors.cell.cell import Reaction
 from actors.testing import ManualClock, connected, settled, started
 
 pytestmark = pytest.mark.every_runtime

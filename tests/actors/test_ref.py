@@ -25,7 +25,7 @@ from actors import (
     MailboxFull,
     Restarted,
 )
-from actors.cell import Reaction
+from actors.cell.cell import Reaction
 from actors.mailbox import Bounds, Overflow
 from actors.runtime import Runtime
 from actors.testing import ManualClock, connected, settled, started

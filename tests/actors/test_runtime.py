@@ -13,10 +13,10 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
+from actors.backends import Waiter
 from actors.dead_letters import DeadLetter, DeadLetters
 from actors.runtime import Runtime
 from actors.testing import ManualClock, running
-from actors.wakeup import Waiter
 
 pytestmark = pytest.mark.every_runtime
 

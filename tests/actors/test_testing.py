@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from actors import Actor, CloseReport, ConnectionActor, ConnectionClosing, Initiator, Refusal, Request
-from actors.cell import Reaction
+from actors.cell.cell import Reaction
 from actors.testing import ManualClock, connected, settled, started
 from tests.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, encode
 

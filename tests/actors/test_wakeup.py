@@ -13,7 +13,8 @@ import anyio.to_thread
 import pytest
 import trio
 
-from actors.wakeup import AsyncioBackend, TrioBackend, Waiter, current_backend, innermost_frame
+from actors.backends import AsyncioBackend, TrioBackend, Waiter, current_backend
+from actors.frames import innermost_frame
 
 pytestmark = pytest.mark.every_runtime
 

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from actors import ExitReason
-from actors.transports.websocket import STEP
+from actors.protocol.websocket import STEP
 from supervisor import Heartbeat, Limits, Policy, Timeouts
 from tests.faults.harness import (
     PARTINGS,

@@ -18,7 +18,7 @@ import pytest
 
 from actors import CloseReport, ExitReason, Request
 from supervisor import Heartbeat, Policy, Timeouts
-from supervisor.admission import LOOK_EVERY
+from supervisor.admission.gate import LOOK_EVERY
 from tests.faults.harness import (
     Answer,
     Attack,

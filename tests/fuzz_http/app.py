@@ -404,7 +404,7 @@ def start_alone() -> None:
 
 def start_supervised(with_pump: bool) -> None:
     from actors import ConnectionActor
-    from supervisor.pump import Pump
+    from supervisor.proxy.pump import Pump
     from supervisor.robyn import supervise
 
     logging.getLogger("supervisor").setLevel(logging.INFO)

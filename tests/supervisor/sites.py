@@ -12,8 +12,8 @@ import pytest
 
 from actors import ConnectionActor
 from supervisor import Admission, Policy, Server
-from supervisor.admission import Kind
-from supervisor.plain_http import PlainHttp
+from supervisor.admission.options import Kind
+from supervisor.proxy.forwarder import PlainHttp
 from tests.raw import DEADLINE, RawClient
 from tests.witness import serving
 

@@ -34,8 +34,8 @@ from supervisor import (
     Timeouts,
     events,
 )
-from supervisor.drain import Drain
-from supervisor.policies import NOT_GIVEN
+from supervisor.checks import NOT_GIVEN
+from supervisor.connections.drain import Drain
 
 
 class Service(Actor):

@@ -27,19 +27,19 @@ from hypothesis import strategies as st
 from websockets.protocol import SERVER
 
 from actors import CloseReport, ConnectionActor, Request
-from actors.cell import Cell, Reaction
+from actors.cell.cell import Cell, Reaction
+from actors.cell.connection_cell import ConnectionCell, ConnectionOptions
 from actors.codecs import RawCodec
-from actors.connection_cell import ConnectionCell, ConnectionOptions
 from actors.errors import HandlerTimeout
 from actors.mailbox import Bounds
 from actors.messages import Close
+from actors.protocol.compression import BoundedDeflateFactory
+from actors.protocol.websocket import Framing, WebSocket, wire_logger
 from actors.testing import ManualClock, running, settled
-from actors.transports.compression import BoundedDeflateFactory
 from actors.transports.memory import MemoryTransport
-from actors.transports.websocket import Framing, WebSocket, wire_logger
 from supervisor import Heartbeat, Limits, Policy, Timeouts
-from supervisor.connections import wire_limits_of
-from supervisor.watch import Watch
+from supervisor.cell_options import wire_limits_of
+from supervisor.connections.watch import Watch
 from tests.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, decode, encode
 from tests.witness import running_tasks
 

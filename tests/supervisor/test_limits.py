@@ -18,12 +18,12 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from actors import ActorRef, ConnectionActor, MailboxFull
-from actors.cell import TURN
+from actors.cell.cell import TURN
+from actors.cell.connection_cell import CROWD, SHORT_TURN
 from actors.codecs import Codec, JsonCodec, MsgpackCodec
-from actors.connection_cell import CROWD, SHORT_TURN
+from actors.protocol.fastlane import BATCH
 from actors.rates import InboundRate
 from actors.testing import ManualClock, connected, settled
-from actors.transports.fastlane import BATCH
 from supervisor import Heartbeat, Limits, Overflow, Policy, Route, Server, Timeouts
 from tests.raw import (
     BINARY,

@@ -23,7 +23,7 @@ from supervisor import (
     RestartLimit,
     Timeouts,
 )
-from supervisor.policies import CLOSE_FOR, Facts, Verdict, examine
+from supervisor.connections.verdicts import CLOSE_FOR, Facts, Verdict, examine
 
 # -- what may be written down ------------------------------------------------------------------
 

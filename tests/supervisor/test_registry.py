@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from actors import Actor, ConnectionActor
-from actors.cell import Cell
+from actors.cell.cell import Cell
 from actors.testing import started
 from supervisor import ChildSpec, Registry
 from tests.raw import raw_client

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import Actor, ConnectionActor
-from actors.cell import Cell, CellOptions
+from actors.cell.cell import Cell, CellOptions
 from actors.mailbox import Bounds
 from actors.testing import Client, ManualClock, connected, running, settled
 from supervisor.topics import Topics

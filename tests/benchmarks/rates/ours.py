@@ -9,7 +9,7 @@ import anyio
 
 from actors import Actor, ActorRef
 from supervisor import Backoff, ChildSpec, Policy, Restart, RestartLimit, Supervisor
-from supervisor.tree import Tree
+from supervisor.tree.tree import Tree
 from tests.benchmarks.rates import BATCH, Meter
 
 

@@ -1,0 +1,1 @@
+"""The connections of a server: supervised, watched and drained."""
