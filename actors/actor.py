@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec
+from typing import Any, Generic, ParamSpec, Protocol
 
 from typing_extensions import TypeVar
 
+from actors.cell.incarnation import Incarnation
 from actors.cell.misuse import check_class
 from actors.errors import ActorMisuse, ActorStopped
+from actors.ref import ActorRef
+from actors.runtime import Runtime
 from actors.seconds import check_seconds
-
-if TYPE_CHECKING:
-    from actors.cell.cell import Cell
-    from actors.ref import ActorRef
-    from actors.runtime import Topics
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -28,6 +26,37 @@ A = TypeVar("A", default=Any)
 def plain_or_async(hook: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Awaitable[T] | T]:
     """Declare that overrides of ``hook`` may be plain or async functions; it is left as it is."""
     return hook
+
+
+class Context(Protocol):
+    """What runs an actor, as the actor knows it: its cell."""
+
+    id: str
+    runtime: Runtime
+
+    @property
+    def ref(self) -> ActorRef:
+        """The actor's address."""
+
+    @property
+    def names(self) -> Mapping[str, ActorRef]:
+        """The live actors of the tree by their names; raises ``ActorMisuse`` without a supervisor."""
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """The life that the actor has now."""
+
+    def stop(self) -> None:
+        """End the actor normally; on the event loop's thread."""
+
+    def join(self, topic: str) -> None:
+        """Get what is published to ``topic``."""
+
+    def leave(self, topic: str) -> None:
+        """Take ``join`` back."""
+
+    def publish(self, topic: str, message: object) -> None:
+        """Give ``message`` to every member of ``topic``."""
 
 
 class Actor(Generic[M, A]):
@@ -48,8 +77,8 @@ class Actor(Generic[M, A]):
     both are ``Any`` where they are not given.
     """
 
-    _cell: Cell | None = None
-    _former_cell: Cell | None = None
+    _cell: Context | None = None
+    _former_cell: Context | None = None
     """That of an instance in whose place another one lives."""
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -145,11 +174,11 @@ class Actor(Generic[M, A]):
         thread, like ``leave`` and ``publish``.  Raises ``ValueError`` for a name of more than 1024
         characters, and ``ActorMisuse`` past ``Limits(topics=)``, which another thread finds in the log.
         """
-        self._topics.join(topic, self._own_cell)
+        self._own_cell.join(topic)
 
     def leave(self, topic: str) -> None:
         """Take ``join`` back; nothing happens without it."""
-        self._topics.leave(topic, self._own_cell)
+        self._own_cell.leave(topic)
 
     def publish(self, topic: str, message: Any) -> None:
         """Give ``message`` to every member of ``topic``, this actor too if it joined; returns at once.
@@ -157,7 +186,7 @@ class Actor(Generic[M, A]):
         For connections it is encoded once for each codec.  A member that does not keep up holds up
         nobody: past its send limit it is closed with 1013.
         """
-        self._topics.publish(topic, message)
+        self._any_cell.publish(topic, message)
 
     def find(self, name: str) -> ActorRef | None:
         """Give the live actor of this tree that is called ``name``; ``None`` when there is none.
@@ -165,25 +194,15 @@ class Actor(Generic[M, A]):
         A service that crashed has no name until its next life begins, which has a ref of its own: who
         keeps a ref to one monitors it, and looks again after its ``Down``.
         """
-        names = self._any_cell.runtime.names
-        if names is None:
-            raise ActorMisuse("names need a supervisor: serve(), supervise() or Supervisor")
-        return names.get(name)
+        return self._any_cell.names.get(name)
 
     @property
-    def _topics(self) -> Topics:
-        topics = self._any_cell.runtime.topics
-        if topics is None:
-            raise ActorMisuse("topics need a supervisor: serve(), supervise() or Supervisor")
-        return topics
-
-    @property
-    def _any_cell(self) -> Cell:
+    def _any_cell(self) -> Context:
         """The cell of this life, or of one that is over: for what is no life's own."""
         return self._former_cell or self._own_cell
 
     @property
-    def _own_cell(self) -> Cell:
+    def _own_cell(self) -> Context:
         cell = self._cell
         if cell is None:
             if self._former_cell is not None:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, Protocol
 
-from actors.actor import Actor, M, plain_or_async
+from actors.actor import Actor, Context, M, plain_or_async
 from actors.codecs import Codec
 from actors.codes import CloseCode
 from actors.messages import Close, CloseReport, Refusal
+from actors.ref import Closing
 from actors.request import QueryParams, Request
 
-if TYPE_CHECKING:
-    from actors.cell.connection_cell import ConnectionCell
-    from actors.ref import Closing
+
+class ConnectionContext(Context, Protocol):
+    """What runs a connection actor, as the actor knows it: its cell."""
+
+    request: Request
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds from the last answered ping to its pong."""
+
+    def send(self, message: Any) -> Awaitable[None] | None:
+        """Queue one message for the peer; give what its sender is to await, if anything."""
+
+    def send_now(self, message: Any) -> None:
+        """Queue one message of somebody who cannot wait."""
+
+    def request_close(self, close: Close) -> Closing:
+        """Take a close from any thread."""
 
 
 class ConnectionActor(Actor[Any, Any], Generic[M]):
@@ -32,8 +48,8 @@ class ConnectionActor(Actor[Any, Any], Generic[M]):
     For type checkers: ``ConnectionActor[dict[str, str]]`` says what ``on_message`` gets.
     """
 
-    _cell: ConnectionCell | None = None
-    _former_cell: ConnectionCell | None = None
+    _cell: ConnectionContext | None = None
+    _former_cell: ConnectionContext | None = None
     policy: ClassVar[Any] = None
     codec: ClassVar[str | Codec | Mapping[str | None, str | Codec]] = "raw"
     subprotocols: ClassVar[Sequence[str]] = ()
@@ -85,7 +101,7 @@ class ConnectionActor(Actor[Any, Any], Generic[M]):
     @property
     def round_trip(self) -> float | None:
         """Seconds between the last answered ping of the heartbeat and its pong; ``None`` before one."""
-        return self._any_cell.websocket.round_trip
+        return self._any_cell.round_trip
 
     async def send(self, message: Any) -> None:
         """Send one message through the codec; waits while the write buffer is over its high water mark.
@@ -131,9 +147,9 @@ class ConnectionActor(Actor[Any, Any], Generic[M]):
     # Only connection cells run connection actors.
 
     @property
-    def _own_cell(self) -> ConnectionCell:
+    def _own_cell(self) -> ConnectionContext:
         return super()._own_cell  # type: ignore[return-value]
 
     @property
-    def _any_cell(self) -> ConnectionCell:
+    def _any_cell(self) -> ConnectionContext:
         return super()._any_cell  # type: ignore[return-value]

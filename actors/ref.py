@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast, final
+from typing import Any, Generic, NoReturn, Protocol, cast, final
 
 import anyio
 from typing_extensions import TypeVar
 
 from actors.backends import Waiter
-from actors.cell import monitors
 from actors.codes import CloseCode
 from actors.errors import ActorError, ActorMisuse, ActorStopped, AskTimeout
-from actors.mailbox import Told
+from actors.mailbox import Mailbox, Told
 from actors.messages import Close, CloseReport
+from actors.runtime import Runtime
 from actors.seconds import check_seconds
 from actors.sizes import size_of
-
-if TYPE_CHECKING:
-    from actors.cell.cell import Cell
-    from actors.cell.connection_cell import ConnectionCell
 
 M = TypeVar("M", default=Any, contravariant=True)
 """What the actor is told."""
@@ -71,6 +67,54 @@ class Asked(Told):
         return self.answer
 
 
+class Target(Protocol):
+    """What a ref reaches: the cell of an actor."""
+
+    id: str
+    kind: str
+    runtime: Runtime
+    mailbox: Mailbox
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the actor has ended and is torn down."""
+
+    @property
+    def report(self) -> CloseReport | None:
+        """How a connection ended."""
+
+    def is_own_task(self, task: object) -> bool:
+        """Whether ``task`` is one of the actor."""
+
+    def put_told(self, told: Told) -> None:
+        """Put a message into the mailbox; raises ``MailboxFull``."""
+
+    def put_told_or_drop(self, told: Told) -> None:
+        """``put_told`` for another thread, which cannot get the exception."""
+
+    def request_close(self, close: Close) -> Closing:
+        """Close the actor's WebSocket, from any thread."""
+
+    def stop(self) -> None:
+        """End the actor normally."""
+
+    def monitor(self, other: ActorRef) -> None:
+        """Get one ``Down`` when ``other`` ends."""
+
+    def demonitor(self, other: ActorRef) -> None:
+        """Take ``monitor`` back."""
+
+    async def wait_stopped(self) -> None:
+        """Wait for the end of the teardown; from any event loop."""
+
+
+class Closes(Protocol):
+    """What closes: the cell of a connection."""
+
+    async def wait_report(self) -> CloseReport:
+        """Wait for the close report."""
+
+
 @final
 class ActorRef(Generic[M, A]):
     """The address of one actor, the same through every restart; two of one actor are equal.
@@ -82,7 +126,7 @@ class ActorRef(Generic[M, A]):
 
     __slots__ = ("_cell", "id")
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Target) -> None:
         self._cell = cell
         self.id = cell.id
 
@@ -152,12 +196,7 @@ class ActorRef(Generic[M, A]):
         grace: float = 5.0,
     ) -> Closing:
         """Close the actor's WebSocket, as ``ConnectionActor.close`` does; from any thread."""
-        from actors.cell.connection_cell import ConnectionCell
-
-        cell = self._cell
-        if not isinstance(cell, ConnectionCell):
-            raise ActorMisuse(f"{self!r} has no WebSocket to close; stop() ends a service")
-        return cell.request_close(Close(code, reason, drain, notice, grace))
+        return self._cell.request_close(Close(code, reason, drain, notice, grace))
 
     def stop(self) -> None:
         """End the actor normally after its running hook; a WebSocket is closed with 1000."""
@@ -168,11 +207,11 @@ class ActorRef(Generic[M, A]):
 
         A second call for the same actor changes nothing.
         """
-        self._cell.runtime.call(monitors.monitor, self._cell, other)
+        self._cell.runtime.call(self._cell.monitor, other)
 
     def demonitor(self, other: ActorRef) -> None:
         """Take ``monitor`` back: no ``Down`` that is not delivered yet will be."""
-        self._cell.runtime.call(monitors.demonitor, self._cell, other)
+        self._cell.runtime.call(self._cell.demonitor, other)
 
     async def wait_closed(self) -> CloseReport | None:
         """Wait until the actor has ended and is torn down; the close report of a connection.
@@ -199,7 +238,7 @@ class Closing:
 
     __slots__ = ("_cell",)
 
-    def __init__(self, cell: ConnectionCell) -> None:
+    def __init__(self, cell: Closes) -> None:
         self._cell = cell
 
     def __await__(self) -> Generator[Any, Any, CloseReport]:

@@ -9,9 +9,9 @@ import asyncio
 import logging
 import math
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import Any, final
 
 import anyio
 import trio
@@ -26,27 +26,10 @@ from actors.repeats import log_error
 from actors.timers import Timers
 from actors.wakeup import Parker
 
-if TYPE_CHECKING:
-    from actors.cell.cell import Cell
-    from actors.ref import ActorRef
-
 logger = logging.getLogger("actors")
 
 CANCEL_AGAIN = 0.1
 """Seconds until a task that swallowed its cancellation gets the next one."""
-
-
-class Topics(Protocol):
-    """Groups of actors under names; a supervisor provides them."""
-
-    def join(self, topic: str, cell: Cell) -> None:
-        """Let ``cell`` get what is published to ``topic``."""
-
-    def leave(self, topic: str, cell: Cell) -> None:
-        """Take ``join`` back."""
-
-    def publish(self, topic: str, message: object) -> None:
-        """Give ``message`` to every member; from any thread."""
 
 
 @final
@@ -111,10 +94,8 @@ class Runtime:
         "cancelled",
         "clock",
         "dead_letters",
-        "names",
         "thread",
         "timers",
-        "topics",
     )
 
     def __init__(self, task_group: TaskGroup, clock: Callable[[], float] | None = None) -> None:
@@ -128,8 +109,6 @@ class Runtime:
         self.clock = self.backend.clock if clock is None else clock
         self.timers = Timers(self.clock)
         self.dead_letters = DeadLetters(self.clock)
-        self.topics: Topics | None = None
-        self.names: Mapping[str, ActorRef] | None = None
         self._task_group = task_group
         self._tasks: AsyncioTasks | None = None
         self._nursery: trio.Nursery | None = None

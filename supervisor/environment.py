@@ -22,7 +22,7 @@ class Surroundings:
         self, runtime: Runtime, registry: Registry, hooks: Sequence[Hook], policy: Policy | None
     ) -> None:
         self.runtime = runtime
-        self.registry = runtime.names = registry
+        self.registry = registry
         self.topics = Topics(runtime)
         self.hooks = tuple(hooks)
         self.policy = policy

@@ -57,7 +57,6 @@ class Topics:
         self._runtime = runtime
         self._members: dict[str, _Members] = {}
         self._joined: dict[Cell, set[str]] = {}
-        runtime.topics = self
 
     def __len__(self) -> int:
         return len(self._members)

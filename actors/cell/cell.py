@@ -13,12 +13,12 @@ The rules of this file:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 from types import CoroutineType
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import trio
@@ -31,10 +31,10 @@ from actors.cell.hook import ABANDON_AFTER, RunningHook
 from actors.cell.incarnation import FiredTimer, Incarnation, log_left_behind
 from actors.cell.misuse import take, taken
 from actors.cell.monitors import Monitors
-from actors.errors import ActorStopped, HandlerTimeout, MailboxFull, leaves_of
+from actors.errors import ActorMisuse, ActorStopped, HandlerTimeout, MailboxFull, leaves_of
 from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Admission, Bounds, Mailbox, Marker, Overflow, Told
-from actors.messages import CloseReport, ExitReason
-from actors.ref import ActorRef, Asked
+from actors.messages import Close, CloseReport, ExitReason
+from actors.ref import ActorRef, Asked, Closing
 from actors.repeats import log_error
 from actors.runtime import Runtime
 from actors.tracebacks import forget_frames
@@ -75,6 +75,19 @@ class CellState(Enum):
     STOPPED = auto()
 
 
+class Topics(Protocol):
+    """Groups of actors under names; a supervisor provides them."""
+
+    def join(self, topic: str, cell: Cell) -> None:
+        """Let ``cell`` get what is published to ``topic``."""
+
+    def leave(self, topic: str, cell: Cell) -> None:
+        """Take ``join`` back."""
+
+    def publish(self, topic: str, message: object) -> None:
+        """Give ``message`` to every member; from any thread."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellOptions:
     """What whoever makes a cell decides; for many cells alike it is made once."""
@@ -83,7 +96,11 @@ class CellOptions:
     overflow: Overflow = Overflow.RAISE
     teardown: float | None = 5.0
     """Seconds that a running hook, and each step of the teardown, may take; ``None``: any time."""
-    topics: int | None = None
+    names: Mapping[str, ActorRef] | None = None
+    """The live actors by their names; ``None`` without a supervisor."""
+    topics: Topics | None = None
+    """Where the actor joins topics; ``None`` without a supervisor."""
+    most_topics: int | None = None
     """How many topics the actor may join; ``None``: any number."""
     on_crash: Callable[[Cell, BaseException], Reaction] | None = None
     """Says what is done about a crash; without it the actor ends."""
@@ -188,12 +205,47 @@ class Cell:
     @property
     def most_topics(self) -> int | None:
         """How many topics the actor may join; ``None``: any number."""
-        return self._options.topics
+        return self._options.most_topics
 
     @property
     def stopped(self) -> bool:
         """Whether the actor has ended and is torn down."""
         return self.state is STOPPED
+
+    @property
+    def names(self) -> Mapping[str, ActorRef]:
+        """The live actors of the tree by their names."""
+        names = self._options.names
+        if names is None:
+            raise ActorMisuse("names need a supervisor: serve(), supervise() or Supervisor")
+        return names
+
+    def join(self, topic: str) -> None:
+        """Get what is published to ``topic``; from any thread."""
+        self._topics.join(topic, self)
+
+    def leave(self, topic: str) -> None:
+        """Take ``join`` back; from any thread."""
+        self._topics.leave(topic, self)
+
+    def publish(self, topic: str, message: object) -> None:
+        """Give ``message`` to every member of ``topic``; from any thread."""
+        self._topics.publish(topic, message)
+
+    @property
+    def _topics(self) -> Topics:
+        topics = self._options.topics
+        if topics is None:
+            raise ActorMisuse("topics need a supervisor: serve(), supervise() or Supervisor")
+        return topics
+
+    def monitor(self, other: ActorRef) -> None:
+        """Get one ``Down`` when ``other`` ends."""
+        monitors.monitor(self, other)
+
+    def demonitor(self, other: ActorRef) -> None:
+        """Take ``monitor`` back."""
+        monitors.demonitor(self, other)
 
     def lives_in(self, incarnation: Incarnation) -> bool:
         """Whether ``incarnation`` is not one of the lives that are over."""
@@ -433,6 +485,10 @@ class Cell:
     def stop(self) -> None:
         """End the actor normally after the running hook."""
         self.exit_with(ExitReason.NORMAL)
+
+    def request_close(self, close: Close) -> Closing:
+        """Close the actor's WebSocket: it has none."""
+        raise ActorMisuse(f"{self.ref!r} has no WebSocket to close; stop() ends a service")
 
     def exit_with(self, reason: ExitReason) -> None:
         """End the actor for ``reason``; the first reason stays."""

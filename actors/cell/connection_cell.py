@@ -711,6 +711,11 @@ class ConnectionCell(Cell):
     # -- the report ----------------------------------------------------------------------------
 
     @property
+    def round_trip(self) -> float | None:
+        """Seconds from the last answered ping to its pong; ``None`` before one."""
+        return self.websocket.round_trip
+
+    @property
     def clean(self) -> bool:
         """Whether the connection has ended, and both Close frames were exchanged."""
         return self.ended_at is not None and None not in (self.websocket.sent, self.websocket.received)

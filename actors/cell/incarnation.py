@@ -14,7 +14,7 @@ import math
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from contextvars import Context, ContextVar, Token, copy_context
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import Any, Protocol, TypeVar, final
 
 import anyio
 import trio
@@ -25,11 +25,9 @@ from actors.errors import ActorMisuse, ActorStopped, ResourceLost
 from actors.frames import place, waiting_frame
 from actors.mailbox import Marker
 from actors.repeats import log_error
+from actors.runtime import Runtime
 from actors.seconds import check_seconds
 from actors.timers import Timer
-
-if TYPE_CHECKING:
-    from actors.cell.cell import Cell
 
 logger = logging.getLogger("actors")
 T = TypeVar("T")
@@ -123,13 +121,40 @@ class FiredTimer(Marker):
         self.timer: Timer | None = None
 
 
+class Owner(Protocol):
+    """The cell whose life an incarnation is."""
+
+    id: str
+    kind: str
+    runtime: Runtime
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the actor has ended and is torn down."""
+
+    def lives_in(self, incarnation: Incarnation) -> bool:
+        """Whether ``incarnation`` is the present life."""
+
+    def harmless(self, error: BaseException) -> bool:
+        """Whether a task or a resource may raise ``error`` without having failed."""
+
+    def task_failed(self, error: BaseException) -> None:
+        """A task or a resource of the present life raised ``error``."""
+
+    def failed_late(self, error: BaseException, name: str) -> None:
+        """``name``, of a life that is over, raised ``error``."""
+
+    def timer_fired(self, fired: FiredTimer) -> None:
+        """A timer is due: queue its firing."""
+
+
 @final
 class Incarnation:
     """What one life of an actor owns."""
 
     __slots__ = ("_cell", "_parker", "_resources", "_tasks", "_timers", "ended", "number")
 
-    def __init__(self, cell: Cell, number: int, *, ended: bool = False) -> None:
+    def __init__(self, cell: Owner, number: int, *, ended: bool = False) -> None:
         self._cell = cell
         self.number = number
         self.ended = ended

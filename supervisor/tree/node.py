@@ -216,6 +216,8 @@ class Node:
                 bounds=bounds_of(policy),
                 overflow=policy.overflow,
                 teardown=policy.timeouts.teardown,
+                names=around.registry,
+                topics=around.topics,
                 on_crash=self._crashed,
                 on_started=started,
                 on_exit=lambda cell: self._exited(child, cell),

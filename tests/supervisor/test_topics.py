@@ -67,7 +67,7 @@ async def tell(client: RawClient, message: str) -> None:
 
 def topics_of(server: Server) -> Any:
     """The table of topics; it has a length."""
-    return server.runtime.topics
+    return server.connection_supervisor._around.topics
 
 
 # -- from anywhere -----------------------------------------------------------------------------

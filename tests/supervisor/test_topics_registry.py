@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -49,7 +50,7 @@ async def room(*actors: type[ConnectionActor], **limits: Any) -> AsyncIterator[t
         async with running(clock) as runtime:
             topics = Topics(runtime)
             for client in clients:
-                client.cell.runtime.topics = topics
+                client.cell._options = replace(client.cell._options, topics=topics)
                 client.cell.when_stopped(lambda cell=client.cell: topics.forget(cell))
             yield topics, clients
 
