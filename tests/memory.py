@@ -21,6 +21,7 @@ from actors.testing import Client, ManualClock, running
 from actors.transports.asyncio import HIGH_WATER
 from supervisor import Server, serve
 from supervisor.events import ConnectionOpened
+from supervisor.listening.upgrade import Upgrade
 from supervisor.tree.lifespan import Host
 from tests.witness import Witness
 
@@ -37,10 +38,10 @@ class MemoryServer:
         """Open a WebSocket; what is still open at the end is closed by the server."""
         protocol = ClientProtocol(parse_uri(f"ws://memory{target}"), max_size=None, logger=wire_logger)
         client = Client(protocol, HIGH_WATER)
-        self.server._accepted(client.transport)
+        Upgrade(self.server.site, client.transport)
         client.feed(protocol.connect().serialize())
-        client.cell = self.server.connection_supervisor.cells()[-1]
-        self.server.runtime.spawn(client.run, name="client")
+        client.cell = self.server.site.connections.cells()[-1]
+        self.server.site.runtime.spawn(client.run, name="client")
         await client.until(lambda: protocol.state is not CONNECTING)
         return client
 

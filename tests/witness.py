@@ -95,7 +95,7 @@ async def serving(
         yield server, witness
     assert len(server.connections) == 0
     assert len(server.registry) == 0
-    assert not server.upgrades
+    assert not server.site.upgrades
     assert len(witness.closed) == len(witness.of(ConnectionOpened))
     await until(lambda: running_tasks() == tasks)
     await until(lambda: open_sockets() <= sockets)

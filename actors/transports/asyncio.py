@@ -57,7 +57,7 @@ class AsyncioTransport(asyncio.Protocol):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        connected: Callable[[AsyncioTransport], None],
+        connected: Callable[[AsyncioTransport], object],
         high_water: int = HIGH_WATER,
     ) -> None:
         self._loop = loop

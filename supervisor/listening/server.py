@@ -1,7 +1,7 @@
 """``serve``: WebSockets of actor classes at paths, inside the caller's own asyncio or trio program.
 
-The way of a connection: ``listeners`` -> ``_accepted`` -> ``Upgrade`` -> ``ConnectionSupervisor``.
-The life of the server is ``running``: ``_start``, the caller's block, ``_end``; see ``hosting``.
+The way of a connection: ``listeners`` -> ``Upgrade`` -> ``ConnectionSupervisor``.
+The life of the server is ``running``: ``_start``, the caller's block, ``_end``; see ``lifespan``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import ssl as tls
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from enum import Enum, auto
@@ -28,10 +28,7 @@ from actors.codecs import encoded
 from actors.codes import CloseCode
 from actors.errors import ActorMisuse
 from actors.messages import Close
-from actors.runtime import Runtime
-from actors.transports.transport import Transport
-from actors.wakeup import Parker
-from supervisor.admission.gate import Gate, Ticket
+from supervisor.admission.gate import Gate
 from supervisor.admission.options import Admission
 from supervisor.connections.connection_supervisor import Connections, ConnectionSupervisor
 from supervisor.connections.drain import Drain, Draining
@@ -40,7 +37,7 @@ from supervisor.events import DrainReport, Hook, ServerStarted, ServerStopped, c
 from supervisor.listening.listeners import Listeners, listen
 from supervisor.listening.routes import Route, Router
 from supervisor.listening.signals import Signals
-from supervisor.listening.site import Terms
+from supervisor.listening.site import Site
 from supervisor.listening.sockets import (
     addresses_of,
     bind_tcp,
@@ -50,7 +47,7 @@ from supervisor.listening.sockets import (
     take_over,
     unlink_own,
 )
-from supervisor.listening.upgrade import Upgrade, check_ready_path
+from supervisor.listening.upgrade import Upgrade
 from supervisor.policies import Policy, check_seconds
 from supervisor.registry import Registry
 from supervisor.tree.lifespan import Host, hosted
@@ -135,11 +132,6 @@ class _Life(Enum):
 class Server:
     """A server at work; made by ``serve``."""
 
-    runtime: Runtime
-    connection_supervisor: ConnectionSupervisor
-    gate: Gate
-    no_upgrades: Parker
-    """Woken when the last one of ``upgrades`` is over."""
     _root: Root
 
     def __init__(
@@ -157,7 +149,6 @@ class Server:
         children: Sequence[ChildSpec | Supervisor | type[Actor]],
         hooks: Sequence[Hook],
         ready_path: str | None,
-        plain_http: Callable[[Transport, bytes, Ticket], None] | None = None,
     ) -> None:
         given = [
             name for name, value in (("port", port), ("unix", unix), ("sock", sock)) if value is not None
@@ -171,24 +162,14 @@ class Server:
         if ssl is not None and not isinstance(ssl, tls.SSLContext):
             raise TypeError(f"ssl: an ssl.SSLContext, not {ssl!r}")
         self._services = Supervisor(children, strategy=strategy, name="services")
-        self.router = Router(routes)
-        self.given_policy = policy
-        self._terms: dict[Route, Terms] = {}
-        self._admission = admission or Admission()
-        self.policy = policy or Policy()
-        self.hooks = check_hooks(hooks)
+        self.site = Site(Router(routes), policy, check_hooks(hooks), ready_path)
+        """What those need who accept connections."""
         self.registry = Registry()
-        self.upgrades: set[Upgrade] = set()
+        self._given_policy = policy
+        self._admission = admission or Admission()
         self._drains: list[Draining] = []
         self._out_of_service = False
-        self.plain_http = plain_http
-        """Who gets a connection whose first request is no upgrade; without it that is answered 426."""
-        self.ready_path = check_ready_path(ready_path)
-        """Where GET is answered with 200 while the server is ready, and with 503 while it is not."""
-        self.keep_alive: float | None = None
-        """Seconds that a connection of ``plain_http`` may be idle."""
-        self.bound: Sequence[socket.socket] | None = None
-        """Listening sockets to take over in the place of an address: bound before the event loop runs."""
+        self._bound: Sequence[socket.socket] | None = None
         self._tcp_address, self._sock = (host, port or 0), sock
         self._unix = None if unix is None else os.fspath(unix)
         self._unix_file: tuple[int, int] | None = None
@@ -225,18 +206,18 @@ class Server:
     @property
     def accepting(self) -> bool:
         """Whether upgrades are welcome: not while it is drained, and not afterwards or when it stops."""
-        return not (self._out_of_service or self._drains)
+        return self.site.accepting
 
     @property
     def ready(self) -> bool:
         """Whether new connections are welcome: the server listens, and is not drained or stopped."""
-        return self._listeners is not None and self.accepting
+        return self.site.ready
 
     @property
     def connections(self) -> Connections:
         """A sized, iterable view of the refs of all open connections."""
         self._check_started("connections")
-        return self.connection_supervisor.view
+        return self.site.connections.view
 
     @property
     def tree(self) -> Tree:
@@ -258,7 +239,7 @@ class Server:
         in time, and ``"going_down"``.
         """
         self._check_started("refused")
-        return self.gate.refused
+        return self.site.gate.refused
 
     async def drain(
         self,
@@ -279,19 +260,26 @@ class Server:
         check_seconds("within", within, zero=True, off=False)
         check_seconds("spread", spread, zero=True, off=False)
         close = Close(code, reason, notice=notice, exit_reason=ExitReason.DRAIN)
-        cells = self.connection_supervisor.cells()
-        draining = Draining(self.runtime, cells, close=close, within=within, spread=spread, hooks=self.hooks)
+        cells = self.site.connections.cells()
+        draining = Draining(
+            self.site.runtime, cells, close=close, within=within, spread=spread, hooks=self.site.hooks
+        )
         self._drains.append(draining)
+        self._welcome()
         try:
             report = await draining.run()
             self._out_of_service = True
             return report
         finally:
             self._drains.remove(draining)
+            self._welcome()
+
+    def _welcome(self) -> None:
+        self.site.accepting = not (self._out_of_service or self._drains)
 
     def check_notice(self, notice: object) -> None:
         """Raise what a codec of a route raises for a ``notice`` of a drain that is still to come."""
-        for codec in self.router.codecs() if notice is not None else ():
+        for codec in self.site.router.codecs() if notice is not None else ():
             encoded(codec, notice)
 
     def hurry(self, within: float) -> None:
@@ -304,6 +292,7 @@ class Server:
         """Accept nothing more; what was accepted goes on."""
         self._check_started("stop_listening()")
         listeners, self._listeners = self._listeners, None
+        self.site.listening = False
         if listeners is not None:
             self._unlink()
             await listeners.close()
@@ -330,7 +319,7 @@ class Server:
         if drain is not None and not isinstance(drain, Drain):
             raise TypeError(f"drain: a supervisor.Drain, not {drain!r}")
         if signals and self._signals is None:
-            self._signals = Signals(self.runtime.backend, partial(self._told_to_end, drain))
+            self._signals = Signals(self.site.runtime.backend, partial(self._told_to_end, drain))
             self._signals.take()
         await self._stopped()
         if drain is not None and self._signals is not None and self._signals.times:
@@ -365,7 +354,7 @@ class Server:
             self.hurry(drain.hurry)
         else:
             logger.warning("%s again: dropping %d connections", name, len(self.connections))
-            for cell in self.connection_supervisor.cells():
+            for cell in self.site.connections.cells():
                 cell.abort()
             self._root.node.kill()
 
@@ -427,59 +416,50 @@ class Server:
 
     async def _start(self, sockets: list[socket.socket], host: Host) -> None:
         """Runs in the host task: the services first, then the listeners."""
-        self.runtime = runtime = host.runtime
-        around = Surroundings(runtime, self.registry, self.hooks, self.given_policy)
-        self.gate = Gate(self._admission, runtime.clock)
-        self.no_upgrades = runtime.backend.parker()
-        self.connection_supervisor = ConnectionSupervisor(around, self.gate)
-        self._root = Root(around, self._services, host.end, self.connection_supervisor.describe)
+        runtime, site = host.runtime, self.site
+        environment = Surroundings(runtime, self.registry, site.hooks, self._given_policy)
+        gate = Gate(self._admission, runtime.clock)
+        connections = ConnectionSupervisor(environment, gate)
+        site.begin(environment, gate, connections)
+        self._root = Root(environment, self._services, host.end, connections.describe)
         self._life = _Life.STARTED
         await self._root.start()
-        timeouts = self.policy.timeouts
+        timeouts, limits = site.policy.timeouts, site.policy.limits
         with anyio.CancelScope(shield=True):  # takes a turn at most, and a listener must not get lost
             self._listeners = await listen(
                 runtime,
                 sockets,
-                self._accepted,
+                partial(Upgrade, site),
                 ssl=self._ssl,
-                high_water=self.policy.limits.send_high_water,
+                high_water=limits.send_high_water,
                 ssl_timeouts=(timeouts.handshake, timeouts.close),
             )
-        tell(self.hooks, ServerStarted(self._addresses))
+        site.listening = True
+        tell(site.hooks, ServerStarted(self._addresses))
 
     async def _end(self) -> None:
         """Runs in the host task, also after a start that failed: the connections first, then the services."""
+        site = self.site
         self._out_of_service = True
+        self._welcome()
         await self.stop_listening()
-        for upgrade in list(self.upgrades):
+        for upgrade in list(site.upgrades):
             upgrade.stop()
         close = Close(CloseCode.GOING_AWAY, "server shutting down", exit_reason=ExitReason.SHUTDOWN)
-        await self.connection_supervisor.stop(close, self.policy.timeouts.close)
-        await self.runtime.wait(self.no_upgrades, lambda: not self.upgrades, LAST_ANSWERS)
-        for upgrade in list(self.upgrades):
+        await site.connections.stop(close, site.policy.timeouts.close)
+        await site.runtime.wait(site.no_upgrades, lambda: not site.upgrades, LAST_ANSWERS)
+        for upgrade in list(site.upgrades):
             upgrade.abort()
         await self._root.stop()
-        tell(self.hooks, ServerStopped())
+        tell(site.hooks, ServerStopped())
 
-    def terms_of(self, route: Route) -> Terms:
-        """What every connection of ``route`` gets."""
-        terms = self._terms.get(route)
-        if terms is None:
-            terms = Terms(route, self.given_policy, self.connection_supervisor)
-            self._terms[route] = terms
-        return terms
-
-    def _accepted(self, transport: Transport) -> None:
-        Upgrade(self, transport)
-
-    def take_back(self, transport: Transport, request: bytes, ticket: Ticket) -> None:
-        """Serve a connection of ``plain_http`` from ``request`` on, which is for this server."""
-        Upgrade(self, transport, ticket)
-        transport.sink.data(request)
+    def take_over(self, sockets: Sequence[socket.socket]) -> None:
+        """Listen on ``sockets`` in the place of an address: they are bound before the event loop runs."""
+        self._bound = sockets
 
     async def _bind(self) -> list[socket.socket]:
-        if self.bound is not None:
-            return list(self.bound)
+        if self._bound is not None:
+            return list(self._bound)
         if self._sock is not None:
             take_over(self._sock)
             return [self._sock]

@@ -14,7 +14,7 @@ import os
 from enum import Enum, auto
 from http import HTTPStatus
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 from urllib.parse import unquote
 
 import anyio
@@ -38,10 +38,7 @@ from actors.transports.transport import NOBODY, Transport
 from supervisor.admission.gate import Ticket
 from supervisor.admission.options import WEBSOCKET
 from supervisor.events import UpgradeRefused, tell
-from supervisor.listening.site import Terms
-
-if TYPE_CHECKING:
-    from supervisor.listening.server import Server
+from supervisor.listening.site import Site, Terms
 
 logger = logging.getLogger("supervisor")
 
@@ -70,40 +67,40 @@ class Upgrade(Opening):
     ``ticket`` is the place of a kept HTTP connection that asks for something else.
     """
 
-    __slots__ = ("_asking", "_deadline", "_handshake", "_scope", "_server", "_stage", "_ticket")
+    __slots__ = ("_asking", "_deadline", "_handshake", "_scope", "_site", "_stage", "_ticket")
 
-    def __init__(self, server: Server, transport: Transport, ticket: Ticket | None = None) -> None:
+    def __init__(self, site: Site, transport: Transport, ticket: Ticket | None = None) -> None:
         super().__init__(transport)
-        self._server = server
+        self._site = site
         self._stage = READING
         self._handshake: Handshake | None = None
         self._scope: anyio.CancelScope | None = None
         self._asking: object = None  # the task that runs on_upgrade
         transport.sink = self
-        server.upgrades.add(self)
-        timeout = server.policy.timeouts.handshake
-        self._deadline = None if timeout is None else server.runtime.timers.after(timeout, self._late)
+        site.upgrades.add(self)
+        timeout = site.policy.timeouts.handshake
+        self._deadline = None if timeout is None else site.runtime.timers.after(timeout, self._late)
         if ticket is not None:
             self._ticket = ticket
-            server.gate.come_back(ticket, self.abort)
+            site.gate.come_back(ticket, self.abort)
             return
-        self._ticket, refused = server.gate.arrive(transport, self.abort)
-        if refused is not None and server.gate.crowded:
+        self._ticket, refused = site.gate.arrive(transport, self.abort)
+        if refused is not None and site.gate.crowded:
             self.abort()
         elif refused is not None:
             self.refuse(refused)
 
     def _late(self) -> None:
         """Its time is over."""
-        server, self._deadline = self._server, None
+        site, self._deadline = self._site, None
         if self._stage is ASKING:
             assert self._handshake is not None, "the class is asked about it"
             logger.warning(
                 "on_upgrade has not answered %r within %g s: cancelled, its client gets 504",
                 unquote(self._handshake.path),
-                server.policy.timeouts.handshake,
+                site.policy.timeouts.handshake,
             )
-            self.refuse(server.gate.refuse("on_upgrade", 504, "the application has not answered in time"))
+            self.refuse(site.gate.refuse("on_upgrade", 504, "the application has not answered in time"))
         else:
             self._count_unasked()
             self.abort()
@@ -120,7 +117,7 @@ class Upgrade(Opening):
 
     def _count_unasked(self) -> None:
         if self._stage is READING:
-            self._server.gate.refused["no_request"] += 1
+            self._site.gate.refused["no_request"] += 1
 
     def abort(self) -> None:
         """Drop the connection."""
@@ -129,28 +126,28 @@ class Upgrade(Opening):
 
     def asked(self, head: bytes) -> None:
         """The head is there: find out whether it may be, and what is to follow."""
-        server, gate, peer = self._server, self._server.gate, self.transport.peer
-        if asks_whether_ready(head, server.ready_path):
+        site, gate, peer = self._site, self._site.gate, self.transport.peer
+        if asks_whether_ready(head, site.ready_path):
             self._stage = ANSWERED
-            super().refuse(_READY if server.ready else _NOT_READY, body=not _is_head(head))
+            super().refuse(_READY if site.ready else _NOT_READY, body=not _is_head(head))
             return
         try:
-            if server.plain_http is not None and not wants_websocket(head):
+            if site.forward is not None and not wants_websocket(head):
                 gate.pipe(self._ticket, peer, head)
                 self._over()
-                server.plain_http(self.transport, head + self.rest(), self._ticket)
+                site.forward(self.transport, head + self.rest(), self._ticket)
                 return
             handshake = self._handshake = Handshake(head, client=peer)
             client = gate.identify(self._ticket, peer, handshake.headers)
-            found = server.router.find(handshake.path)
+            found = site.router.find(handshake.path)
             if found is None:
                 raise HandshakeRefused(404, "no WebSocket at this path")
             route, path_params = found
-            terms = server.terms_of(route)
+            terms = site.terms_of(route)
             handshake.negotiate(
                 terms.subprotocols, path_params, client=client, compression=terms.policy.limits.compression
             )
-            if not server.accepting:
+            if not site.accepting:
                 raise self._going_down()
             gate.ask(self._ticket, handshake.request)
             codec = terms.codec or choose_codec(route.actor.codec, handshake.request.subprotocol)
@@ -163,14 +160,14 @@ class Upgrade(Opening):
             if terms.asks_class:
                 self._stage = ASKING
                 name = f"{route.actor.__name__}.on_upgrade"
-                server.runtime.spawn(self._ask_class, handshake, terms, codec, name=name)
+                site.runtime.spawn(self._ask_class, handshake, terms, codec, name=name)
             else:
                 cell = self._accept(handshake, terms, codec)
-                server.runtime.start(cell.run, name=f"{route.actor.__name__} {cell.id}")
+                site.runtime.start(cell.run, name=f"{route.actor.__name__} {cell.id}")
 
     async def _ask_class(self, handshake: Handshake, terms: Terms, codec: Codec) -> None:
         actor = terms.actor
-        self._asking = self._server.runtime.backend.current_task()
+        self._asking = self._site.runtime.backend.current_task()
         try:
             answer: Any = None
             with anyio.CancelScope() as self._scope:
@@ -193,18 +190,18 @@ class Upgrade(Opening):
         if isinstance(answer, Refusal):
             text = answer.reason or HTTPStatus(answer.status).phrase
             self.refuse(HandshakeRefused(answer.status, text, answer.headers))
-        elif not self._server.accepting:
+        elif not self._site.accepting:
             self.refuse(self._going_down())
         else:
             await self._accept(handshake, terms, codec).run()
 
     def _going_down(self) -> HandshakeRefused:
-        return self._server.gate.refuse("going_down", 503, "the server is going down")
+        return self._site.gate.refuse("going_down", 503, "the server is going down")
 
     def _accept(self, handshake: Handshake, terms: Terms, codec: Codec) -> ConnectionCell:
-        server, transport = self._server, self.transport
+        site, transport = self._site, self.transport
         cell = ConnectionCell(
-            server.runtime,
+            site.runtime,
             terms.actor,
             id=os.urandom(8).hex(),
             request=handshake.request,
@@ -212,11 +209,11 @@ class Upgrade(Opening):
             options=terms.options,
         )
         transport.write(handshake.accept())
-        websocket = WebSocket(transport, handshake.protocol, cell, server.runtime.clock, terms.wire)
+        websocket = WebSocket(transport, handshake.protocol, cell, site.runtime.clock, terms.wire)
         cell.websocket = websocket
         self._stage = OVER
-        server.upgrades.discard(self)
-        server.connection_supervisor.start(cell, terms.policy, self._ticket, self._deadline)
+        site.upgrades.discard(self)
+        site.connections.start(cell, terms.policy, self._ticket, self._deadline)
         transport.sink = websocket
         rest = self.rest()
         if rest:  # reading may have been paused for it
@@ -229,19 +226,19 @@ class Upgrade(Opening):
         """Answer, tell the hooks, and let the deadline bound how long the peer takes to go."""
         self._answered()
         path = unquote(self._handshake.path) if self._handshake is not None else ""
-        tell(self._server.hooks, UpgradeRefused(path, self.transport.peer, refused.status, refused.text))
-        timeout = self._server.policy.timeouts.close
+        tell(self._site.hooks, UpgradeRefused(path, self.transport.peer, refused.status, refused.text))
+        timeout = self._site.policy.timeouts.close
         if self._deadline is None and timeout is not None:
-            self._deadline = self._server.runtime.timers.after(timeout, self._late)
+            self._deadline = self._site.runtime.timers.after(timeout, self._late)
         if self._ticket.kind == WEBSOCKET:  # it is none any more, and the one with its key may come again
-            self._server.gate.come_back(self._ticket, self.abort)
+            self._site.gate.come_back(self._ticket, self.abort)
         super().refuse(refused, body=body)
 
     def _answered(self) -> None:
         self._stage = ANSWERED
         if self._scope is not None and self._asking is not None and not self._scope.cancel_called:
             self._scope.cancel()
-            self._server.runtime.timers.after(ABANDON_AFTER, self._tell_stubborn)
+            self._site.runtime.timers.after(ABANDON_AFTER, self._tell_stubborn)
 
     def eof(self) -> None:
         """The peer does not wait for the answer: there is nobody to talk to."""
@@ -255,7 +252,7 @@ class Upgrade(Opening):
         self._answered()
         if self.transport.sink is self:
             self.transport.sink = NOBODY  # nothing that comes late is asked about
-        self._server.gate.leave(self._ticket)
+        self._site.gate.leave(self._ticket)
         self._over()
 
     def _tell_stubborn(self) -> None:
@@ -266,19 +263,13 @@ class Upgrade(Opening):
         self._stage = OVER
         if self._deadline is not None:
             self._deadline.cancel()
-        upgrades = self._server.upgrades
-        upgrades.discard(self)
-        if not upgrades:
-            self._server.no_upgrades.wake()
+        self._site.over(self)
 
 
-def check_ready_path(path: str | None) -> str | None:
-    """Give ``path`` back; raises ``TypeError`` or ``ValueError`` naming ``ready_path``."""
-    if path is not None and not isinstance(path, str):
-        raise TypeError(f"ready_path: a path, or None to leave it out, not {path!r}")
-    if path is not None and not path.startswith("/"):
-        raise ValueError(f"ready_path: a path begins with '/', {path!r} does not")
-    return path
+def take_back(site: Site, transport: Transport, request: bytes, ticket: Ticket) -> None:
+    """Serve a connection that was forwarded from ``request`` on, which is for this server."""
+    Upgrade(site, transport, ticket)
+    transport.sink.data(request)
 
 
 def _is_head(head: bytes) -> bool:

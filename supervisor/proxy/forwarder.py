@@ -5,42 +5,40 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from itertools import count
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from actors.transports.asyncio import AsyncioTransport
 from actors.transports.transport import Transport
 from supervisor.admission.gate import Ticket
+from supervisor.listening.site import Site
+from supervisor.listening.upgrade import take_back
 from supervisor.proxy.addresses import Sources
 from supervisor.proxy.pipe import QUIET, Pipes
 from supervisor.proxy.pump import Pump
-
-if TYPE_CHECKING:
-    from supervisor.listening.server import Server
-
 
 START_TIMEOUT = 10.0
 """Seconds that the start of a process waits for its pump."""
 
 
 @final
-class PlainHttp:
-    """The ``plain_http`` of a server: takes its connections whose first request is no upgrade.
+class Forwarder:
+    """The ``forward`` of a site: takes its connections whose first request is no upgrade.
 
     With ``pump`` they are piped in a process of its own, once that is there.  Each keeps its place until its
     pipe is over, wherever that is.
     """
 
-    __slots__ = ("_numbers", "_places", "_server", "address", "here", "pump", "sources")
+    __slots__ = ("_numbers", "_places", "_site", "address", "here", "pump", "sources")
 
-    def __init__(self, server: Server, address: tuple[str, int], *, pump: bool = False) -> None:
-        self._server = server
+    def __init__(self, site: Site, address: tuple[str, int], *, pump: bool = False) -> None:
+        self._site = site
         self.sources = Sources()
         self._numbers = count()
         self._places: dict[int, tuple[Ticket, str | None]] = {}  # of every pipe, by its number
         self.address = address
         """Where Robyn listens."""
-        self.here = Pipes(server, address, self._upgrade_here, self._ended)
-        self.pump = Pump(server, address, self._upgrade, self._ended) if pump else None
+        self.here = Pipes(site, address, self._upgrade_here, self._ended)
+        self.pump = Pump(site, address, self._upgrade, self._ended) if pump else None
 
     def start(self) -> None:
         """Start the pump, if there is to be one; while it is not ready, the pipes are here."""
@@ -65,7 +63,7 @@ class PlainHttp:
     def _ended(self, number: int) -> None:
         ticket, source = self._places.pop(number)
         self.sources.give_back(source)
-        self._server.gate.leave(ticket)
+        self._site.gate.leave(ticket)
 
     def _upgrade_here(self, client: AsyncioTransport, request: bytes, number: int) -> None:
         client.take_back()
@@ -74,7 +72,7 @@ class PlainHttp:
     def _upgrade(self, client: AsyncioTransport, request: bytes, number: int) -> None:
         ticket, source = self._places.pop(number)
         self.sources.give_back(source)
-        self._server.take_back(client, request, ticket)
+        take_back(self._site, client, request, ticket)
 
     def last_answers(self) -> None:
         """Let every request be the last one of its connection from now on."""
@@ -85,7 +83,7 @@ class PlainHttp:
     async def settle(self) -> None:
         """Wait, for a short time, for the requests of the connections that were accepted last."""
         looks = 20
-        while self._server.upgrades and looks:
+        while self._site.upgrades and looks:
             looks -= 1
             await asyncio.sleep(QUIET / 20)
 

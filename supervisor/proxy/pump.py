@@ -30,16 +30,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from actors.repeats import others, repeats
 from actors.transports.asyncio import AsyncioTransport
+from supervisor.listening.site import Site
 from supervisor.policies import Backoff
 from supervisor.proxy.channel import MOST, ROOM, Channel, Word, connect
 from supervisor.restarts import BackoffClock
-
-if TYPE_CHECKING:
-    from supervisor.listening.server import Server
 
 logger = logging.getLogger("supervisor")
 
@@ -65,12 +63,12 @@ class Pump:
 
     def __init__(
         self,
-        server: Server,
+        site: Site,
         address: tuple[str, int],
         upgrade: Callable[[AsyncioTransport, bytes, int], None],
         ended: Callable[[int], None],
     ) -> None:
-        self._server = server
+        self._site = site
         self._address = address
         self._upgrade = upgrade
         self._pipe_ended = ended
@@ -112,10 +110,10 @@ class Pump:
             given = {
                 "channel": theirs.fileno(),
                 "address": self._address,
-                "ready_path": self._server.ready_path,
-                "keep_alive": self._server.keep_alive,
-                "timeouts": asdict(self._server.policy.timeouts),
-                "limits": asdict(self._server.policy.limits),
+                "ready_path": self._site.ready_path,
+                "keep_alive": self._site.keep_alive,
+                "timeouts": asdict(self._site.policy.timeouts),
+                "limits": asdict(self._site.policy.limits),
             }
             try:
                 self._process = subprocess.Popen(
@@ -201,7 +199,7 @@ class Pump:
             line, _, request = (self._request + data).partition(b"\n")
             self._request = b""
             self._piped.discard(number := int(line))
-            self._server.runtime.spawn(self._serve, sent, request, number, name="connection")
+            self._site.runtime.spawn(self._serve, sent, request, number, name="connection")
         elif word is Word.ENDED:
             self._over(int(data))
         elif word is Word.FINISHED:
@@ -222,7 +220,7 @@ class Pump:
                 text = "the process has no descriptor left for a connection, which is lost%s"
                 logger.error(text, others(left_out))
         else:
-            await connect(sent, connected, self._server.policy.limits.send_high_water)
+            await connect(sent, connected, self._site.policy.limits.send_high_water)
         if not served:
             self._pipe_ended(number)
 

@@ -39,10 +39,10 @@ from supervisor.connections.drain import Drain
 from supervisor.events import DrainReport, Hook, log_event
 from supervisor.listening.routes import Route, Router
 from supervisor.listening.server import Server, serve
+from supervisor.listening.site import check_ready_path
 from supervisor.listening.sockets import addresses_of
-from supervisor.listening.upgrade import check_ready_path
 from supervisor.policies import Policy, RestartLimit, check_seconds
-from supervisor.proxy.forwarder import PlainHttp
+from supervisor.proxy.forwarder import Forwarder
 from supervisor.registry import Registry
 from supervisor.robyn.functions import Codecs, FunctionRoute
 from supervisor.robyn.lifecycle import RETIRING, Life
@@ -111,10 +111,10 @@ class RobynSockets:
         self._encrypted = encrypted
         self._started = False
         self._routes: list[tuple[SubRouter, str, Route]] = []
-        self._http: PlainHttp | None = None
+        self._http: Forwarder | None = None
 
     def __repr__(self) -> str:
-        return f"<RobynSockets: {len(self.server.router) + len(self._routes)} routes>"
+        return f"<RobynSockets: {len(self.server.site.router) + len(self._routes)} routes>"
 
     # -- before the start ----------------------------------------------------------------------
 
@@ -167,7 +167,7 @@ class RobynSockets:
 
     def _add(self, path: str, route: Route, router: SubRouter | None) -> None:
         if router is None:
-            self.server.router.add(path, route)
+            self.server.site.router.add(path, route)
         else:
             Router({path: route})  # raises for what is wrong with it; the prefix is known at the start
             self._routes.append((router, path, route))
@@ -181,7 +181,7 @@ class RobynSockets:
                     "call app.include_router() with it"
                 )
             for prefix in prefixes:
-                self.server.router.add(prefix + path, route)
+                self.server.site.router.add(prefix + path, route)
         self._routes.clear()
 
     # -- in handlers of Robyn ------------------------------------------------------------------
@@ -231,7 +231,7 @@ class RobynSockets:
         same one while it is known.  A client cannot forge it, as it could a header.  Behind a proxy of
         yours it is the proxy's address, unless ``trusted_proxies`` of the admission says whom to believe.
         """
-        gate, peer = self._serving("client_of").gate, request.ip_addr
+        gate, peer = self._serving("client_of").site.gate, request.ip_addr
         if self._http is not None and peer is not None:
             peer = self._http.sources.client(peer)
         if peer is None:
@@ -251,12 +251,12 @@ class RobynSockets:
         The process goes on with HTTP.  A signal drains and ends it.
         """
         server = self._serving("drain")
-        if not server.runtime.in_thread:
+        if not server.site.runtime.in_thread:
             raise ActorMisuse("drain: runs on Robyn's event loop; await it in an async handler")
         return await server.drain(within, spread, code, reason, notice)
 
     def _serving(self, call: str) -> Server:
-        if not hasattr(self.server, "runtime"):
+        if not hasattr(self.server.site, "runtime"):
             raise ActorMisuse(f"{call}: there are no connections before start()")
         return self.server
 
@@ -317,7 +317,7 @@ class RobynSockets:
             self.server.check_notice(drain.notice)
         host, port = os.environ.get("ROBYN_HOST", host), _port_of_environment(port)
         parent = Parent.of_this_process()
-        patience = Patience(drain, self.server.policy.timeouts.close, end_within)
+        patience = Patience(drain, self.server.site.policy.timeouts.close, end_within)
         if parent is None and count > 1:
             self._started = True
             deadlines = Deadlines(
@@ -332,8 +332,8 @@ class RobynSockets:
         one_port = websocket_port is None
         # A session of TLS stays in the process that it began in.
         pump = one_port and not self._encrypted and sys.platform == "linux"
-        http = PlainHttp(self.server, address, pump=pump)
-        self.server.bound = public
+        http = Forwarder(self.server.site, address, pump=pump)
+        self.server.take_over(public)
         if not one_port and not ipaddress.ip_address(address[0]).is_loopback:
             logger.warning(
                 "websocket_port: nothing protects Robyn at %s:%d, where one malformed request ends the "
@@ -341,9 +341,8 @@ class RobynSockets:
                 *address,
             )
         if one_port:
-            self._http = self.server.plain_http = http
-        self.server.ready_path = ready_path
-        self.server.keep_alive = keep_alive_timeout or None
+            self._http = http
+        self.server.site.serve_http(self._http, ready_path, keep_alive_timeout or None)
         self._started = True
         # They are for the public address: hidden from Robyn's own start, and given back to the app.
         hidden = {name: os.environ.pop(name) for name in ("ROBYN_HOST", "ROBYN_PORT") if name in os.environ}
@@ -389,7 +388,7 @@ class RobynSockets:
     def _announcement(self, public: Sequence[socket.socket], reserved: socket.socket) -> str:
         s = "s" if self._encrypted else ""
         internal = addresses_of([reserved])[0]
-        if self.server.plain_http is not None:
+        if self.server.site.forward is not None:
             urls = ", ".join(f"http{s}://{address}" for address in addresses_of(public))
             return f"serving HTTP and WebSockets at {urls} (Robyn's own listener is {internal}, behind it)"
         urls = ", ".join(f"ws{s}://{address}" for address in addresses_of(public))

@@ -30,7 +30,7 @@ from robyn.robyn import FunctionInfo
 
 from supervisor.connections.drain import Drain
 from supervisor.listening.server import Server
-from supervisor.proxy.forwarder import PlainHttp
+from supervisor.proxy.forwarder import Forwarder
 from supervisor.robyn.patience import Overtime, Patience
 from supervisor.robyn.processes import Parent
 from supervisor.robyn.tcp_info import until_answered
@@ -52,7 +52,7 @@ class Life:
         self,
         app: Robyn,
         server: Server,
-        http: PlainHttp,
+        http: Forwarder,
         parent: Parent | None,
         drain: Drain | None,
         patience: Patience,
@@ -214,7 +214,7 @@ class Life:
             await server.stop_listening()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(self._deadline) as self._patience:
-                    if server.plain_http is None:
+                    if server.site.forward is None:
                         await until_answered(self._http.address[1])
                     await self._http.finish()
             self._patience = None

@@ -176,7 +176,7 @@ class Scene:
 
     async def refused(self) -> None:
         """Wait until the server has forgotten a connection that has not become a WebSocket."""
-        await until(lambda: not self.server.upgrades and len(self.server.gate) == 1)
+        await until(lambda: not self.server.site.upgrades and len(self.server.site.gate) == 1)
 
 
 Attack = Callable[[Scene], Awaitable[object]]
@@ -370,10 +370,10 @@ async def watched(
         counts: list[Callable[[], object]] = [
             lambda: len(server.connections),
             lambda: len(server.registry),
-            lambda: len(server.gate),
-            lambda: len(server.upgrades),
-            lambda: server.gate.known_addresses,
-            lambda: len(server.runtime.timers),
+            lambda: len(server.site.gate),
+            lambda: len(server.site.upgrades),
+            lambda: server.site.gate.known_addresses,
+            lambda: len(server.site.runtime.timers),
             running_tasks,
             open_sockets,
         ]

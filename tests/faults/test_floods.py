@@ -263,7 +263,7 @@ def answers_a_ping(*, behind: bool) -> Attack:
     """The pong is there in time; that for long nobody reads, it or what follows, is not the peer's fault."""
 
     async def attack(scene: Scene) -> None:
-        client, clock = scene.client, scene.server.runtime.clock
+        client, clock = scene.client, scene.server.site.runtime.clock
         pong = encode(PONG, (await client.frame()).payload)
         half = encode(TEXT, b"x") * 5
         await client.send_bytes(half if behind else pong + half)

@@ -61,7 +61,7 @@ def fills(*more: Mapping[str, str], refused: list[Mapping[str, str]]) -> Attack:
         await first.rest()
         first.close()
         await scene.ended()
-        await until(lambda: not scene.server.upgrades)  # also those that were refused have left
+        await until(lambda: not scene.server.site.upgrades)  # also those that were refused have left
         await connects(scene, more[0])
         await leave(scene)
 

@@ -76,7 +76,7 @@ async def sends_it_with_bare_ends_of_lines_byte_by_byte(scene: Scene) -> None:
 
 
 async def resets_behind_the_request(scene: Scene) -> None:
-    await until(lambda: scene.server.upgrades)
+    await until(lambda: scene.server.site.upgrades)
     await scene.client.send_bytes(request())
     scene.client.reset()
     await scene.ended()

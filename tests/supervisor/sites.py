@@ -13,7 +13,7 @@ import pytest
 from actors import ConnectionActor
 from supervisor import Admission, Policy, Server
 from supervisor.admission.options import Kind
-from supervisor.proxy.forwarder import PlainHttp
+from supervisor.proxy.forwarder import Forwarder
 from tests.raw import DEADLINE, RawClient
 from tests.witness import serving
 
@@ -44,7 +44,7 @@ def post(body: bytes) -> bytes:
 class Site:
     """A server of WebSockets, and the listener behind it that a test plays."""
 
-    def __init__(self, server: Server, http: PlainHttp) -> None:
+    def __init__(self, server: Server, http: Forwarder) -> None:
         self.server = server
         self.port = server.port
         self.http = http
@@ -62,7 +62,8 @@ async def site(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         async with serving({"/ws": Echo}, policy=policy, admission=admission) as (server, _):
-            server.plain_http = http = PlainHttp(server, listener.getsockname(), pump=pump)
+            http = Forwarder(server.site, listener.getsockname(), pump=pump)
+            server.site.serve_http(http, server.site.ready_path, None)
             http.start()
             await http.started()
             try:
@@ -75,7 +76,7 @@ async def site(
             assert not http.here.open
             assert not http.sources._open
             assert not http._places
-            assert server.gate.count(Kind.HTTP) == 0
+            assert server.site.gate.count(Kind.HTTP) == 0
 
 
 async def accept(listener: socket.socket, play: Play) -> None:

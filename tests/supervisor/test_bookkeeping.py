@@ -250,7 +250,7 @@ class Run:
         elif name == "tell":
             self.tell(client.ref, book, self.token(what))
         elif name == "ask":
-            self.memory.server.runtime.spawn(self.ask, client.ref, book, self.token(what), name="ask")
+            self.memory.server.site.runtime.spawn(self.ask, client.ref, book, self.token(what), name="ask")
             await anyio.lowlevel.checkpoint()
         elif name == "peer":
             self.peer(client, book, what)
@@ -267,7 +267,7 @@ class Run:
             for _ in range(what):
                 await anyio.lowlevel.checkpoint()
         elif name == "drain":
-            self.memory.server.runtime.spawn(self.drain, name="drain")
+            self.memory.server.site.runtime.spawn(self.drain, name="drain")
 
     def token(self, word: str) -> str:
         self.number += 1
@@ -350,7 +350,7 @@ async def run(program: list[tuple[str, int, Any]], policy: Policy) -> None:
     children = [ChildSpec(Monitor, name=name, args=(downs[name], alive), policy=roomy) for name in downs]
 
     async with serving_in_memory(Subject, policy=policy, children=children) as memory:
-        memory.server.runtime.dead_letters.subscribe(letters.append)
+        memory.server.site.runtime.dead_letters.subscribe(letters.append)
         clients = [await memory.connect(f"/?name={name}") for name in Subject.books]
         for client in clients:
             memory.server.registry["constant"].tell(("monitor", client.ref))

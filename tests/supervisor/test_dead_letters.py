@@ -127,7 +127,7 @@ async def test_a_message_that_no_handler_sees_is_a_dead_letter_with_its_reason(
         Subject.gate.set()
         await settled()
 
-        found = memory.server.runtime.dead_letters.last
+        found = memory.server.site.runtime.dead_letters.last
         assert [(letter.message, letter.reason) for letter in found] == letters
         assert {letter.recipient for letter in found} == {client.ref.id}
 
@@ -160,7 +160,7 @@ async def test_what_a_full_mailbox_does_with_a_message(
         else:
             client.ref.tell("2")
 
-        found = memory.server.runtime.dead_letters.last
+        found = memory.server.site.runtime.dead_letters.last
         assert [(letter.message, letter.reason) for letter in found] == dead
         assert client.cell.closing is not open_
         Subject.gate.set()
@@ -179,7 +179,7 @@ async def test_a_drain_that_is_overtaken_and_a_timer_that_is_queued_are_nobodys_
 
         Subject.gate.set()
         assert await client.closed() == (4000, "in time", True)
-        assert [letter.message for letter in memory.server.runtime.dead_letters.last] == ['"a"']
+        assert [letter.message for letter in memory.server.site.runtime.dead_letters.last] == ['"a"']
         assert client.report is not None
         assert client.report.undelivered == 1
 
@@ -197,4 +197,4 @@ async def test_what_comes_after_a_close_is_counted_and_no_dead_letter() -> None:
         await client.closed()
         assert client.report is not None
         assert (client.report.undelivered, client.report.messages_in) == (2, 0)
-        assert not memory.server.runtime.dead_letters.last
+        assert not memory.server.site.runtime.dead_letters.last

@@ -109,7 +109,7 @@ async def one(server: Server, target: str, status: int, end: Callable[[RawClient
     assert await client.request(target) == status
     await end(client)
     client.close()
-    await until(lambda: not server.upgrades and not server.connections)
+    await until(lambda: not server.site.upgrades and not server.connections)
 
 
 @pytest.mark.parametrize(
@@ -219,4 +219,4 @@ async def test_who_keeps_a_ref_or_the_actor_can_still_use_it() -> None:
         assert not ref.alive
         assert actor.cancel_timer("none") is False
         ref.tell("a dead letter")
-        assert server.runtime.dead_letters.last[-1].message == "a dead letter"
+        assert server.site.runtime.dead_letters.last[-1].message == "a dead letter"

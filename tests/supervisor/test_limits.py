@@ -572,7 +572,7 @@ async def test_what_does_not_fit_becomes_a_dead_letter_by_policy(
     async with busy(overflow) as (server, client, ref):
         for number in range(5):
             ref.tell(number)
-        letters = server.runtime.dead_letters.counts["overflow"]
+        letters = server.site.runtime.dead_letters.counts["overflow"]
         let_go(ref)
 
         assert [(await client.frame()).text for _ in range(3)] == handled

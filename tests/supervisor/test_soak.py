@@ -100,9 +100,9 @@ async def test_twenty_thousand_connections_leave_nothing(anyio_backend_name: str
         counts: dict[str, Callable[[], object]] = {
             "connections": lambda: len(server.connections),
             "registry": lambda: list(server.registry),
-            "upgrades": lambda: len(server.upgrades),
-            "admitted": lambda: len(server.gate),
-            "timers": lambda: len(server.runtime.timers),
+            "upgrades": lambda: len(server.site.upgrades),
+            "admitted": lambda: len(server.site.gate),
+            "timers": lambda: len(server.site.runtime.timers),
             "tasks": running_tasks,
             "sockets": open_sockets,
             "descriptors": lambda: len(os.listdir("/proc/self/fd")),

@@ -67,7 +67,7 @@ async def tell(client: RawClient, message: str) -> None:
 
 def topics_of(server: Server) -> Any:
     """The table of topics; it has a length."""
-    return server.connection_supervisor._around.topics
+    return server.site.environment.topics
 
 
 # -- from anywhere -----------------------------------------------------------------------------
@@ -348,7 +348,7 @@ async def test_a_service_whose_mailbox_is_full_makes_dead_letters_and_holds_up_n
             server.publish("topic", f"{number}")
 
         assert [(await client.frame()).text for _ in range(5)] == ["0", "1", "2", "3", "4"]
-        assert list(server.runtime.dead_letters.last) == [
+        assert list(server.site.runtime.dead_letters.last) == [
             DeadLetter("3", "busy", "overflow"),
             DeadLetter("4", "busy", "overflow"),
         ]
@@ -557,7 +557,7 @@ async def test_the_name_of_a_topic_is_text() -> None:
     async with serving(Chooser) as (server, _), raw_client(server) as client:
         await client.send("a")
         assert (await client.frame()).text == "joined"
-        (cell,) = server.connection_supervisor.cells()
+        (cell,) = server.site.connections.cells()
 
         with pytest.raises(TypeError, match="topic: a name, a str, not 5"):
             cell.actor.join(5)

@@ -989,7 +989,7 @@ async def test_a_full_server_answers_503_and_takes_the_next_one_when_there_is_ro
     async with serving(Echo, admission=Admission(max_connections=1)) as (server, _):
         async with raw_client(server):
             status, fields = await answer(server)
-        await until(lambda: not len(server.gate))
+        await until(lambda: not len(server.site.gate))
         again, _ = await answer(server)
 
     assert (status, fields["retry-after"], again) == (503, "5", 101)
@@ -1052,7 +1052,7 @@ async def test_connections_that_say_nothing_keep_nobody_out() -> None:
             assert await honest.request() == 101
 
         assert [await one.rest_of_bytes() for one in silent[:31]] == [b""] * 31, "the oldest are dropped"
-        assert server.gate.count(Kind.OPENING) == 19
+        assert server.site.gate.count(Kind.OPENING) == 19
         assert await silent[-1].request() == 101
 
 
@@ -1067,12 +1067,12 @@ async def test_a_client_that_on_upgrade_refuses_and_that_does_not_go_takes_nobod
     async with serving(Choosy, admission=admission) as (server, _):
         stays = await RawClient.dial(server)
         assert await stays.request("/?user=ada&bad=1") == 401
-        assert [server.gate.count(kind) for kind in Kind] == [1, 0, 0]
+        assert [server.site.gate.count(kind) for kind in Kind] == [1, 0, 0]
 
         async with raw_client(server, "/?user=ada"):
-            assert [server.gate.count(kind) for kind in Kind] == [1, 0, 1]
+            assert [server.site.gate.count(kind) for kind in Kind] == [1, 0, 1]
         stays.close()
-        await until(lambda: not len(server.gate))
+        await until(lambda: not len(server.site.gate))
     assert server.refused == {}
 
 
@@ -1094,7 +1094,7 @@ async def test_one_address_cannot_keep_the_others_out_with_connections_that_are_
         assert await honest.request() == 101
         await honest.send("echo")
         assert (await honest.frame()).text == "echo"
-        assert len(server.gate) == 3
+        assert len(server.site.gate) == 3
 
 
 async def crashes(server: Any, source: str) -> int:
@@ -1123,7 +1123,7 @@ async def test_an_application_that_crashes_everybody_is_spared_and_the_open_conn
         dialed(server, "127.0.0.9") as early,
     ):
         assert await early.request("/?well=1") == 101
-        await until(lambda: not server.upgrades)
+        await until(lambda: not server.site.upgrades)
         tried = Counter[int]()
         for _ in range(20):
             for number in (1, 2, 3, 4):

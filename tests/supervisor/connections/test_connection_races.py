@@ -392,6 +392,6 @@ async def test_what_is_published_reaches_members_only_and_in_order() -> None:
                 else:
                     assert member, [frame.text for frame in one.frames[:-1]]
                     reached += 1
-            assert len(here.server.connection_supervisor._around.topics) == 0
+            assert len(here.server.site.environment.topics) == 0
 
     assert reached

@@ -77,7 +77,7 @@ class Phoenix(ConnectionActor):
 
 def letters_of(server: Server) -> list[DeadLetter]:
     """The dead letters of a server so far."""
-    return list(server.runtime.dead_letters.last)
+    return list(server.site.runtime.dead_letters.last)
 
 
 def cell_of(server: Server) -> Cell:

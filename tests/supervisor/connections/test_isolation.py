@@ -465,7 +465,7 @@ async def test_a_disconnect_that_is_found_out_in_a_task_group_is_no_crash(
         await until(lambda: len(witness.closed) == 2)
 
         assert witness.crashes == []
-        assert server.runtime.dead_letters.counts["crashed"] == 0
+        assert server.site.runtime.dead_letters.counts["crashed"] == 0
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 

@@ -131,12 +131,14 @@ async def owners(
 
     def reported(event: Event) -> None:
         if isinstance(event, ConnectionClosed) and event.id in Owner.journals:
-            left = len(server.runtime.timers) - timers - len(server.connections)  # each other one is watched
+            left = (
+                len(server.site.runtime.timers) - timers - len(server.connections)
+            )  # each other one is watched
             Owner.journals[event.id].append(f"reported, {left or 'no'} timer left")
 
     Owner.let_go = anyio.Event()
     async with serving(ROUTES, hooks=[reported], policy=policy) as (server, witness):
-        timers = len(server.runtime.timers)
+        timers = len(server.site.runtime.timers)
         try:
             yield server, witness
         finally:

@@ -414,7 +414,7 @@ async def test_an_on_upgrade_is_cancelled_when_its_peer_goes_away() -> None:
         client.close()
         with anyio.fail_after(DEADLINE):
             await cancelled.wait()
-        await until(lambda: not server.upgrades)
+        await until(lambda: not server.site.upgrades)
 
 
 # -- subprotocols ------------------------------------------------------------------------------
@@ -723,7 +723,7 @@ async def test_the_handshake_timeout_cuts_a_request_that_does_not_end(sent: byte
         await client.send_bytes(sent)
         answer = await client.rest_of_bytes()
         client.close()
-        await until(lambda: not server.upgrades)
+        await until(lambda: not server.site.upgrades)
 
     assert answer == b""
     assert witness.of(ConnectionOpened) == []
@@ -772,7 +772,7 @@ async def test_an_on_upgrade_that_takes_too_long_is_cancelled_and_its_client_get
         status = await client.request(target)
         rest = await client.rest_of_bytes()
         client.close()
-        await until(lambda: not server.upgrades)
+        await until(lambda: not server.site.upgrades)
         with anyio.fail_after(DEADLINE):
             await Waiting.cancelled.wait()
         Waiting.may_end.set()
@@ -790,7 +790,7 @@ async def test_a_client_that_does_not_go_after_its_504_is_dropped_after_the_clos
     async with serving(Waiting, policy=SOON) as (server, _):
         client = await RawClient.dial(server)
         assert await client.request() == 504
-        await until(lambda: not server.upgrades)
+        await until(lambda: not server.site.upgrades)
         client.close()
 
 
@@ -815,7 +815,7 @@ async def test_a_server_that_stops_answers_the_upgrades_that_it_is_at_with_503(t
         clients.start_soon(wait, await RawClient.dial(server))
         with anyio.fail_after(DEADLINE):
             await Waiting.begun.wait()
-        await until(lambda: len(server.upgrades) == 2)
+        await until(lambda: len(server.site.upgrades) == 2)
         Waiting.may_end.set()
 
     assert answers in ([503, b""], [b"", 503])
@@ -829,11 +829,11 @@ async def test_a_request_that_never_came_is_counted_and_a_client_that_left_is_no
         gone = await RawClient.dial(server)
         await gone.send_bytes(b"GET / HTTP/1.1\r\n")
         gone.close()
-        await until(lambda: not server.upgrades)
+        await until(lambda: not server.site.upgrades)
         silent = await RawClient.dial(server)
         await silent.rest_of_bytes()
         silent.close()
-        await until(lambda: not server.upgrades)
+        await until(lambda: not server.site.upgrades)
 
     assert server.refused == {"no_request": 1}
     assert refusals_of(witness) == []
@@ -849,7 +849,7 @@ async def test_an_upgrade_whose_client_has_ended_its_side_opens_no_connection() 
         client.finish()
         with anyio.fail_after(DEADLINE):
             await Waiting.cancelled.wait()
-        await until(lambda: not server.upgrades)
+        await until(lambda: not server.site.upgrades)
         client.close()
 
     assert witness.of(ConnectionOpened) == []
@@ -860,7 +860,7 @@ async def test_without_a_handshake_timeout_who_does_not_go_after_an_answer_is_dr
     async with serving(Echo, policy=policy) as (server, _):
         client = await RawClient.dial(server)
         assert await client.request("/nowhere") == 404
-        await until(lambda: not server.upgrades)
+        await until(lambda: not server.site.upgrades)
         client.close()
 
 

@@ -232,7 +232,7 @@ async def test_a_tls_handshake_that_does_not_come_is_cut_and_harms_nobody(
         await stranger.send_bytes(sent)
         answer = await stranger.rest_of_bytes()
         stranger.close()
-        await until(lambda: not server.upgrades)
+        await until(lambda: not server.site.upgrades)
 
     assert b"HTTP" not in answer
     assert witness.of(ConnectionOpened) == []
@@ -264,7 +264,7 @@ async def test_a_peer_that_makes_no_tls_handshake_is_one_of_those_that_open_and_
 ) -> None:
     async with serving(Echo, ssl=server_tls, admission=Admission(max_opening=1)) as (server, _):
         silent = await RawClient.dial(server)
-        await until(lambda: server.gate.count(Kind.OPENING) == 1)
+        await until(lambda: server.site.gate.count(Kind.OPENING) == 1)
         async with tls_client(server, client_tls) as client:
             await client.send("hello")
             assert (await client.frame()).text == "hello"
@@ -276,7 +276,7 @@ async def test_a_peer_that_makes_no_tls_handshake_is_one_of_those_that_open_and_
 async def test_a_server_that_ends_does_not_wait_for_tls_handshakes(server_tls: ssl.SSLContext) -> None:
     async with serve({"/": Echo}, ssl=server_tls) as server:
         silent = await RawClient.dial(server)
-        await until(lambda: len(server.upgrades) == 1)
+        await until(lambda: len(server.site.upgrades) == 1)
     rest = await silent.rest_of_bytes()
     silent.close()
 

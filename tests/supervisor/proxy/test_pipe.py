@@ -17,7 +17,7 @@ from supervisor import Admission, Limits, Policy, Timeouts
 from supervisor.admission.gate import MAX_REFUSED
 from supervisor.admission.options import Kind
 from supervisor.proxy.addresses import Sources
-from supervisor.proxy.forwarder import PlainHttp
+from supervisor.proxy.forwarder import Forwarder
 from supervisor.proxy.pipe import PipeState
 from tests.raw import BINARY, DEADLINE, RawClient, encode
 from tests.supervisor.sites import (
@@ -253,7 +253,8 @@ async def test_without_a_listener_to_pipe_to_the_answer_is_502(caplog: pytest.Lo
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         async with serving({"/ws": Echo}) as (server, _), dialed(server.port) as client:
-            server.plain_http = http = PlainHttp(server, nobody.getsockname())
+            http = Forwarder(server.site, nobody.getsockname())
+            server.site.serve_http(http, server.site.ready_path, None)
             await client.send_bytes(GET)
 
             status, fields = await client.read_head()
@@ -403,7 +404,8 @@ async def test_when_the_other_side_is_back_so_are_its_answers() -> None:
         listener.setblocking(False)
         listener.bind(("127.0.0.1", 0))
         async with serving({"/ws": Echo}) as (server, _), anyio.create_task_group() as task_group:
-            server.plain_http = http = PlainHttp(server, listener.getsockname())
+            http = Forwarder(server.site, listener.getsockname())
+            server.site.serve_http(http, server.site.ready_path, None)
             statuses = []
             for _ in range(2):
                 async with dialed(server.port) as client:
@@ -498,7 +500,7 @@ async def answer_all(client: RawClient) -> None:
 
 
 def counts(there: Site) -> list[int]:
-    return [there.server.gate.count(kind) for kind in Kind]
+    return [there.server.site.gate.count(kind) for kind in Kind]
 
 
 @asyncio_only
@@ -509,7 +511,7 @@ async def test_slow_requests_of_one_address_leave_http_and_websockets_to_the_oth
         for _ in range(4):
             slow = await stack.enter_async_context(dialed(there.port))
             await slow.send_bytes(SLOW_POST)
-        await until(lambda: there.server.gate.count(Kind.HTTP) == 4)
+        await until(lambda: there.server.site.gate.count(Kind.HTTP) == 4)
 
         one_more = await stack.enter_async_context(dialed(there.port))
         await one_more.send_bytes(SLOW_POST)
@@ -521,7 +523,7 @@ async def test_slow_requests_of_one_address_leave_http_and_websockets_to_the_oth
         assert (await other.read_head())[0] == 200
         assert await websocket.request("/ws") == 101
         assert there.server.refused == {"http_per_address": 1}
-        assert there.server.gate.count(Kind.HTTP) == 5
+        assert there.server.site.gate.count(Kind.HTTP) == 5
 
 
 @asyncio_only
@@ -603,13 +605,13 @@ async def test_a_kept_connection_of_a_crowd_that_upgrades_gives_its_key_back(pum
 async def test_when_the_pump_is_killed_the_places_of_its_connections_are_free_again() -> None:
     async with site(answer_all, pump=True) as there, dialed(there.port) as client:
         await client.send_bytes(SLOW_POST)
-        await until(lambda: there.server.gate.count(Kind.HTTP) == 1)
+        await until(lambda: there.server.site.gate.count(Kind.HTTP) == 1)
         assert there.http.pump is not None
         assert there.http.pump.pid is not None
 
         os.kill(there.http.pump.pid, signal.SIGKILL)
 
-        await until(lambda: there.server.gate.count(Kind.HTTP) == 0)
+        await until(lambda: there.server.site.gate.count(Kind.HTTP) == 0)
 
 
 @asyncio_only
@@ -625,7 +627,7 @@ async def test_no_place_is_lost_when_the_pump_is_killed_while_a_connection_comes
             assert there.http.pump is not None
             assert there.http.pump.pid is not None
             os.kill(there.http.pump.pid, signal.SIGKILL)
-            await until(lambda: there.server.gate.count(Kind.HTTP) == 0)
+            await until(lambda: there.server.site.gate.count(Kind.HTTP) == 0)
         await until(lambda: counts(there) == [0, 0, 0])
 
 

@@ -560,7 +560,7 @@ async def room_of(*names: str) -> AsyncIterator[dict[str, RawClient]]:
             if inspect.isawaitable(result):
                 await result
 
-        server.router.add("/ws", websocket.actor)
+        server.site.router.add("/ws", websocket.actor)
         clients = {}
         for name in names:
             clients[name] = await stack.enter_async_context(raw_client(server, f"/ws?name={name}"))
