@@ -515,6 +515,11 @@ class ConnectionCell(Cell):
 
     # -- the close -----------------------------------------------------------------------------
 
+    def watched(self, timer: Timer | None, on_congested: Callable[[], None] | None) -> None:
+        """Somebody looks after the open connection: its timer, and what tells it that the peer is slow."""
+        self.timer = timer
+        self.on_congested = on_congested
+
     def request_close(self, close: Close) -> Closing:
         """Take a close from any thread."""
         self.runtime.call(self.close, self.prepare(close))

@@ -194,6 +194,11 @@ class WebSocket:
         """Whether some fragments of a message have come, and not its last one."""
         return self._fragments is not None
 
+    def restart_assembly(self, now: float) -> None:
+        """Count the time of a message that is incomplete from ``now`` on."""
+        if self.assembling_since is not None:
+            self.assembling_since = now
+
     # -- from the transport --------------------------------------------------------------------
 
     def data(self, data: bytes) -> None:

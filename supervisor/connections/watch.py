@@ -60,8 +60,8 @@ class Watch:
             timer = timers.at(first_look, self._first_look)
         else:
             timers.pass_on(timer, first_look, self._first_look)
-        self._timer = cell.timer = timer
-        cell.on_congested = self._congested
+        self._timer = timer
+        cell.watched(timer, self._congested)
 
     def _begin(self) -> None:
         """Set what is known before the first look, or before the peer does not keep up for the first time."""
@@ -79,7 +79,7 @@ class Watch:
     def cancel(self) -> None:
         """Look no more: the connection has ended."""
         self._timer.cancel()
-        self._cell.on_congested = None
+        self._cell.watched(None, None)
 
     def _first_look(self) -> None:
         if not self._begun:
@@ -196,8 +196,7 @@ class Watch:
         websocket = self._cell.websocket
         if self._ping_sent is not None and websocket.last_received <= self._ping_sent:
             self._ping_sent = now
-        if websocket.assembling_since is not None:
-            websocket.assembling_since = now
+        websocket.restart_assembly(now)
 
     def _congested(self) -> None:
         """The peer does not keep up: its time to go on may end before the next look."""

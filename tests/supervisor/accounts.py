@@ -21,6 +21,8 @@ from supervisor.events import ConnectionClosed, Event, UpgradeRefused
 
 SERVING = r"serving on port (\d+)"
 LEDGER = "ledger: "
+GIVEN_UP = "given up: "
+"""Before the path of a connection that did not read."""
 BURST = 8 << 20
 """Bytes that ``burst`` asks for: more than what the kernel keeps for one who does not read."""
 
@@ -31,6 +33,8 @@ def note(event: Event, /) -> None:
     """Write down how a connection ended."""
     if isinstance(event, ConnectionClosed):
         report = event.report
+        if report.reason == "reads too slowly":
+            print(GIVEN_UP + event.path, flush=True)
         rows.append(
             {
                 "path": event.path,

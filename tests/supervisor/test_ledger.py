@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.programs import program
 from tests.supervisor import accounts
-from tests.supervisor.accounts import LEDGER, SERVING
+from tests.supervisor.accounts import GIVEN_UP, LEDGER, SERVING
 
 AT_A_TIME = 200
 """Clients that open their connection at the same time."""
@@ -40,6 +41,9 @@ class Seen:
 
     path: str
     kind: str
+    rng: random.Random = field(default_factory=random.Random, repr=False)
+    """The same one in every run."""
+    given_up: Callable[[], object] = field(default=lambda: None, repr=False)
     messages: int = 0
     """That it sent whole, for the actor to handle."""
     status: int | None = None
@@ -48,21 +52,24 @@ class Seen:
     close_sent: tuple[int, str] | None = None
     began: str = "transport"
     """Whose Close frame was first."""
-    open: asyncio.Event = field(default_factory=asyncio.Event)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it only waits for the server, or is over."""
 
 
 class Crowd:
     """The clients of one server."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, given_up: Callable[[str], object]) -> None:
         self.port = port
+        self.given_up = given_up
+        """Waits until the server has given up the connection at a path."""
         self.seen: list[Seen] = []
         self.door = asyncio.Semaphore(AT_A_TIME)
 
     async def one(self, number: int, kind: str) -> None:
         """Be one client, from its upgrade to its end."""
         path = f"/{_PATHS.get(kind, 'account')}/{number}"
-        seen = Seen(path, kind)
+        seen = Seen(path, kind, rng=random.Random(number), given_up=partial(self.given_up, path))
         self.seen.append(seen)
         try:
             async with self.door:
@@ -77,13 +84,13 @@ class Crowd:
                 )
         except InvalidStatus as refused:
             seen.status = refused.response.status_code
+            seen.settled.set()
             return
-        finally:
-            seen.open.set()
         try:
             await _KINDS[kind](client, seen)
             await client.wait_closed()
         finally:
+            seen.settled.set()
             protocol = client.protocol
             if protocol.close_rcvd is not None:
                 seen.close_rcvd = (protocol.close_rcvd.code, protocol.close_rcvd.reason)
@@ -101,20 +108,20 @@ async def say(client: ClientConnection, seen: Seen, message: str) -> None:
 
 async def chat(client: ClientConnection, seen: Seen) -> None:
     """A few messages there and back."""
-    for number in range(random.randrange(4)):
+    for number in range(seen.rng.randrange(4)):
         await say(client, seen, f"hello {number}")
         assert await client.recv() == f"hello {number}"
 
 
 async def closes(client: ClientConnection, seen: Seen) -> None:
     await chat(client, seen)
-    code = random.choice([1000, 1001, 1003, 3000, 4000, 4999])
-    await client.close(code, random.choice(["", "bye", "grüß dich"]))
+    code = seen.rng.choice([1000, 1001, 1003, 3000, 4000, 4999])
+    await client.close(code, seen.rng.choice(["", "bye", "grüß dich"]))
 
 
 async def is_closed(client: ClientConnection, seen: Seen) -> None:
     await chat(client, seen)
-    await say(client, seen, f"close {random.choice([1000, 1008, 1013, 3001, 4001])} enough")
+    await say(client, seen, f"close {seen.rng.choice([1000, 1008, 1013, 3001, 4001])} enough")
     with suppress(ConnectionClosed):
         await client.recv()
 
@@ -139,9 +146,9 @@ async def leaves(client: ClientConnection, seen: Seen) -> None:
 
 
 async def stalls(client: ClientConnection, seen: Seen) -> None:
-    await say(client, seen, "burst")
     client.transport.pause_reading()
-    await asyncio.sleep(6.0)  # the server's patience is 2 s, and 2 s for its Close
+    await say(client, seen, "burst")
+    await asyncio.to_thread(seen.given_up)  # who does not read does not see it
     client.transport.abort()
 
 
@@ -161,7 +168,7 @@ async def floods(client: ClientConnection, seen: Seen) -> None:
 
 async def rubbish(client: ClientConnection, seen: Seen) -> None:
     await chat(client, seen)
-    client.transport.write(random.choice([b"\xf1\x80\0\0\0\0", b"\x81\x01x", b"\x83\x80\0\0\0\0"]))
+    client.transport.write(seen.rng.choice([b"\xf1\x80\0\0\0\0", b"\x81\x01x", b"\x83\x80\0\0\0\0"]))
     with suppress(ConnectionClosed):
         await client.recv()
 
@@ -182,6 +189,7 @@ async def too_big(client: ClientConnection, seen: Seen) -> None:
 
 async def stays(client: ClientConnection, seen: Seen) -> None:
     await chat(client, seen)
+    seen.settled.set()
     with suppress(ConnectionClosed):
         await client.recv()
 
@@ -226,19 +234,21 @@ EXPECTED = {"crashes": 1011, "floods": 1008, "rubbish": 1002, "no text": 1007, "
 def kinds(count: int, without: Collection[str]) -> list[str]:
     """``count`` kinds by their weights, at least one of each."""
     weights = {kind: weight for kind, weight in WEIGHTS.items() if kind not in without}
-    chosen = random.choices(list(weights), list(weights.values()), k=count - len(weights))
-    return random.sample([*weights, *chosen], k=count)
+    rng = random.Random(count)
+    chosen = rng.choices(list(weights), list(weights.values()), k=count - len(weights))
+    return rng.sample([*weights, *chosen], k=count)
 
 
-async def play(port: int, chosen: list[str], drain: Callable[[], None]) -> list[Seen]:
+async def play(
+    port: int, chosen: list[str], given_up: Callable[[str], object], drain: Callable[[], None]
+) -> list[Seen]:
     """Run the clients; ``drain`` is called when only those are left that stay."""
-    crowd = Crowd(port)
+    crowd = Crowd(port, given_up)
     tasks = {}
     for number, kind in enumerate(chosen):
         tasks[asyncio.create_task(crowd.one(number, kind))] = kind
     await asyncio.gather(*(task for task, kind in tasks.items() if kind != "stays"))
-    await asyncio.gather(*(seen.open.wait() for seen in crowd.seen))
-    await asyncio.sleep(0.2)
+    await asyncio.gather(*(seen.settled.wait() for seen in crowd.seen))
     drain()
     await asyncio.gather(*tasks)
     return crowd.seen
@@ -287,7 +297,11 @@ def balance(runtime: str, chosen: list[str]) -> str:
     """Run a server and its clients, and compare their ledgers connection by connection."""
     with program(Path(accounts.__file__), runtime) as serving:
         port = serving.port(SERVING)
-        all_seen = asyncio.run(play(port, chosen, lambda: serving.signal(signal.SIGTERM)))
+
+        def given_up(path: str) -> None:
+            serving.wait_for(f"{GIVEN_UP}{path}\n")
+
+        all_seen = asyncio.run(play(port, chosen, given_up, lambda: serving.signal(signal.SIGTERM)))
         text = serving.wait_for(rf"(?m)^{LEDGER}(.*)$")[1]
         assert serving.status() == 0
     ledger = json.loads(text)
@@ -302,7 +316,9 @@ def balance(runtime: str, chosen: list[str]) -> str:
     return table(all_seen, rows)
 
 
-SEEN = Seen("/account/1", "closes", 2, close_rcvd=(4000, "bye"), close_sent=(4000, "bye"), began="peer")
+SEEN = Seen(
+    "/account/1", "closes", messages=2, close_rcvd=(4000, "bye"), close_sent=(4000, "bye"), began="peer"
+)
 SAID = {
     "initiator": "peer",
     "code": 4000,
