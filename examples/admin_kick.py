@@ -17,7 +17,7 @@ options, _ = parser.parse_known_args()  # the others are Robyn's
 
 app = Robyn(__file__)
 sockets = supervise(app)
-users = {}  # name: the ids of the connections
+users: dict[str, set[str]] = {}  # by name: the ids of the connections
 
 
 @sockets.route("/users/:name")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from robyn import Robyn, html
 
+from actors import ActorRef
 from supervisor import Overflow, Policy
 from supervisor.robyn import supervise
 
@@ -14,11 +15,10 @@ parser = argparse.ArgumentParser(description="A chat in the browser.")
 parser.add_argument("--port", type=int, default=8080)
 parser.add_argument("--session", type=float, default=600, help="seconds that a login lasts")
 options, _ = parser.parse_known_args()  # the others are Robyn's
-
 app = Robyn(__file__)
 sockets = supervise(app)
-sessions = {}  # token: (name, when it ends)
-members = set()
+sessions: dict[str, tuple[str, float]] = {}  # by token: name, and when it ends
+members: set[ActorRef] = set()
 
 
 def name_of(token):

@@ -33,6 +33,7 @@ class Room(Actor):
                 self.members.add(member)
                 member.tell("* you are in the room")
             case "say", line:
+                assert self.history, "started first, and REST_FOR_ONE keeps it so"
                 number = await self.history.ask(line)
                 for member in self.members:
                     member.tell(f"{number}. {line}")

@@ -26,19 +26,19 @@ class Plain(Actor):
     def __init__(self, journal: list[Any]) -> None:
         self.journal = journal
 
-    def on_start(self) -> None:  # type: ignore[override]  # hooks may be plain
+    def on_start(self) -> None:
         self.journal.append("on_start")
 
-    def on_restart(self, error: BaseException) -> None:  # type: ignore[override]  # as above
+    def on_restart(self, error: BaseException) -> None:
         self.journal.append(f"on_restart {error}")
 
-    def on_info(self, message: Any) -> Any:  # type: ignore[override]  # as above
+    def on_info(self, message: Any) -> Any:
         if isinstance(message, BaseException):
             raise message
         self.journal.append(message)
         return message
 
-    def on_stop(self) -> None:  # type: ignore[override]  # as above
+    def on_stop(self) -> None:
         self.journal.append("on_stop")
 
 
@@ -203,7 +203,7 @@ async def test_nothing_works_before_the_first_hook() -> None:
 
 async def test_topics_need_a_supervisor() -> None:
     class Member(ConnectionActor):
-        def on_connect(self) -> None:  # type: ignore[override]  # hooks may be plain
+        def on_connect(self) -> None:
             for call in (self.join, self.leave):
                 with pytest.raises(ActorMisuse, match="topics need a supervisor"):
                     call("room")

@@ -37,11 +37,11 @@ class Guarded(Echo):
 
 
 class Ticker(Actor):
-    def on_start(self) -> None:  # type: ignore[override]  # hooks may be plain
+    def on_start(self) -> None:
         self.ticks: list[float] = []
         self.every(1.0, "tick")
 
-    def on_info(self, message: Any) -> Any:  # type: ignore[override]  # hooks may be plain
+    def on_info(self, message: Any) -> Any:
         if message == "tick":
             self.ticks.append(self._own_cell.runtime.clock())
         return list(self.ticks)
@@ -307,10 +307,10 @@ async def test_one_clock_moves_several_actors_in_the_order_of_their_deadlines() 
         def __init__(self, name: str, interval: float) -> None:
             self.name, self.interval = name, interval
 
-        def on_start(self) -> None:  # type: ignore[override]  # hooks may be plain
+        def on_start(self) -> None:
             self.every(self.interval, "beat")
 
-        def on_info(self, message: Any) -> None:  # type: ignore[override]  # hooks may be plain
+        def on_info(self, message: Any) -> None:
             order.append((self.name, clock()))
 
     async with started(Beat, "slow", 2.0, clock=clock), started(Beat, "fast", 1.5, clock=clock):

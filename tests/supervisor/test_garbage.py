@@ -198,7 +198,7 @@ async def test_who_keeps_a_ref_or_the_actor_can_still_use_it() -> None:
     actors: list[ConnectionActor] = []
 
     class Kept(Echo):
-        def on_connect(self) -> None:  # type: ignore[override]  # hooks may be plain
+        def on_connect(self) -> None:
             actors.append(self)
 
     async with serving({"/": Kept}) as (server, _):

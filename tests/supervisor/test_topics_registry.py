@@ -32,10 +32,10 @@ class Json(ConnectionActor):
 
 
 class Service(Actor):
-    def on_start(self) -> None:  # type: ignore[override]  # hooks may be plain
+    def on_start(self) -> None:
         self.got: list[object] = []
 
-    def on_info(self, message: object) -> None:  # type: ignore[override]  # hooks may be plain
+    def on_info(self, message: object) -> None:
         self.got.append(message)
 
 

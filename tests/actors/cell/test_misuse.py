@@ -157,7 +157,7 @@ class Talker(ConnectionActor):
 
     do: Callable[[Talker], Any]
 
-    def on_message(self, message: str) -> Any:  # type: ignore[override]  # hooks may be plain
+    def on_message(self, message: str) -> Any:
         return type(self).do(self)
 
 
@@ -202,7 +202,7 @@ async def test_a_generator_out_of_a_wrapped_hook_is_a_crash_that_says_so(
 ) -> None:
     class Wrapped(ConnectionActor):
         @functools.wraps(method)
-        def on_message(self, message: str) -> Any:  # type: ignore[override]  # hooks may be plain
+        def on_message(self, message: str) -> Any:
             return function()
 
     async with connected(Wrapped) as client:
@@ -223,10 +223,10 @@ async def test_a_value_that_nobody_takes_is_said_once_for_each_class_and_hook(
         async def on_connect(self) -> Any:  # type: ignore[override]  # what is tested
             return value
 
-        def on_message(self, message: str) -> Any:  # type: ignore[override]  # as above
+        def on_message(self, message: str) -> Any:
             return value
 
-        def on_close(self, report: Any) -> Any:  # type: ignore[override]  # as above
+        def on_close(self, report: Any) -> Any:
             return value
 
     for _ in range(2):
@@ -254,7 +254,7 @@ async def test_a_plain_hook_may_return_the_close_that_it_began(caplog: pytest.Lo
 
 async def test_what_a_service_returns_answers_and_is_no_mistake(caplog: pytest.LogCaptureFixture) -> None:
     class Service(Actor):
-        def on_info(self, message: Any) -> Any:  # type: ignore[override]  # hooks may be plain
+        def on_info(self, message: Any) -> Any:
             return message
 
     async with started(Service) as ref:
@@ -265,7 +265,7 @@ async def test_what_a_service_returns_answers_and_is_no_mistake(caplog: pytest.L
 
 async def test_the_values_of_the_hooks_of_a_service_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
     class Service(Actor):
-        def on_start(self) -> Any:  # type: ignore[override]  # hooks may be plain
+        def on_start(self) -> Any:
             return self.every(100, "beat")
 
         async def on_stop(self) -> Any:  # type: ignore[override]  # what is tested

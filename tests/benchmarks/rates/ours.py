@@ -14,7 +14,7 @@ from tests.benchmarks.rates import BATCH, Meter
 
 
 class Answering(Actor):
-    def on_info(self, message: Any) -> Any:  # type: ignore[override]  # hooks may be plain
+    def on_info(self, message: Any) -> Any:
         return message
 
 
@@ -24,7 +24,7 @@ class Telling(Actor):
     def __init__(self, other: ActorRef, meter: Meter, over: anyio.Event) -> None:
         self.other, self.meter, self.over = other, meter, over
 
-    def on_info(self, message: Any) -> None:  # type: ignore[override]  # as above
+    def on_info(self, message: Any) -> None:
         if not self.meter.running(done=message):
             self.over.set()
             return
@@ -34,7 +34,7 @@ class Telling(Actor):
 
 
 class Told(Actor):
-    def on_info(self, message: ActorRef | None) -> None:  # type: ignore[override]  # as above
+    def on_info(self, message: ActorRef | None) -> None:
         if message is not None:
             message.tell(BATCH)
 
@@ -50,7 +50,7 @@ class Asking(Actor):
 
 
 class Crashing(Actor):
-    def on_info(self, message: Any) -> None:  # type: ignore[override]  # as above
+    def on_info(self, message: Any) -> None:
         raise RuntimeError(message)
 
 
@@ -60,13 +60,13 @@ class Restarting(Actor):
     def __init__(self, meter: Meter, over: anyio.Event) -> None:
         self.meter, self.over = meter, over
 
-    def on_start(self) -> None:  # type: ignore[override]  # as above
+    def on_start(self) -> None:
         if self.meter.running(done=1):
             self.ref.tell("crash")
         else:
             self.over.set()
 
-    def on_info(self, message: Any) -> None:  # type: ignore[override]  # as above
+    def on_info(self, message: Any) -> None:
         raise RuntimeError(message)
 
 

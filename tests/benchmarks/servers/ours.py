@@ -21,10 +21,10 @@ class EchoAndClose(ConnectionActor):
 
 
 class Room(ConnectionActor):
-    def on_connect(self) -> None:  # type: ignore[override]  # hooks may be plain
+    def on_connect(self) -> None:
         self.join("room")
 
-    def on_message(self, message: str | bytes) -> None:  # type: ignore[override]  # as above
+    def on_message(self, message: str | bytes) -> None:
         self.publish("room", message)
 
 
@@ -33,7 +33,7 @@ async def main() -> None:
     maintenance = anyio.Event()
 
     class Drain(ConnectionActor):
-        def on_message(self, message: str | bytes) -> None:  # type: ignore[override]  # as above
+        def on_message(self, message: str | bytes) -> None:
             maintenance.set()
 
     heartbeat = Heartbeat() if given.heartbeat is None else Heartbeat(interval=given.heartbeat)

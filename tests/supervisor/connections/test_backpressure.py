@@ -314,7 +314,7 @@ async def test_a_client_that_is_slower_than_the_sender_but_reads_is_not_closed()
 
 async def test_a_member_that_does_not_read_is_closed_at_the_hard_limit_and_holds_up_nobody() -> None:
     class Member(ConnectionActor):
-        def on_connect(self) -> None:  # type: ignore[override]  # hooks may be plain
+        def on_connect(self) -> None:
             self.join("room")
 
     limits = Limits(send_stall=None, send_limit=256 * KILO)

@@ -129,14 +129,14 @@ class Plain(ConnectionActor):
 
     make_error: ClassVar[Callable[[], BaseException]]
 
-    def on_connect(self) -> None:  # type: ignore[override]  # hooks may be plain
+    def on_connect(self) -> None:
         self.raise_at("plain on_connect")
 
-    def on_message(self, message: str) -> None:  # type: ignore[override]  # as above
+    def on_message(self, message: str) -> None:
         self.raise_at("plain on_message")
         self.ref.tell("told")
 
-    def on_info(self, message: str) -> None:  # type: ignore[override]  # as above
+    def on_info(self, message: str) -> None:
         self.raise_at("plain on_info")
 
     def raise_at(self, place: str) -> None:
@@ -225,7 +225,7 @@ async def test_whatever_the_last_hook_raises_changes_nothing(where: str) -> None
             raise make_error()
 
     class PlainLast(Echo):
-        def on_close(self, report: CloseReport) -> None:  # type: ignore[override]  # hooks may be plain
+        def on_close(self, report: CloseReport) -> None:
             raise make_error()
 
     async with (
@@ -333,7 +333,7 @@ async def test_a_large_message_is_handled_by_the_task_of_its_actor_with_all_that
     tasks: set[int] = set()
 
     class Careful(ConnectionActor):
-        def on_connect(self) -> None:  # type: ignore[override]  # hooks may be plain
+        def on_connect(self) -> None:
             tasks.add(anyio.get_current_task().id)
 
         async def on_message(self, message: str) -> None:

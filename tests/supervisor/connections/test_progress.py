@@ -48,7 +48,7 @@ class Sends(ConnectionActor):
 
 
 class Member(ConnectionActor):
-    def on_connect(self) -> None:  # type: ignore[override]  # hooks may be plain
+    def on_connect(self) -> None:
         self.join("news")
 
 

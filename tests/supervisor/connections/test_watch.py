@@ -113,7 +113,7 @@ async def test_connections_that_began_together_do_not_end_together() -> None:
     ended: list[float] = []
 
     class Mortal(ConnectionActor):
-        def on_close(self, report: CloseReport) -> None:  # type: ignore[override]  # hooks may be plain
+        def on_close(self, report: CloseReport) -> None:
             ended.append(clock())
 
     async with anyio.create_task_group() as task_group:

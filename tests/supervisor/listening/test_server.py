@@ -358,7 +358,7 @@ async def test_a_refusal_is_a_real_status_with_its_reason_and_headers() -> None:
 async def test_a_plain_function_may_refuse() -> None:
     class Closed(Echo):
         @classmethod
-        def on_upgrade(cls, request: Request) -> Refusal:  # type: ignore[override]  # hooks may be plain
+        def on_upgrade(cls, request: Request) -> Refusal:
             return Refusal(403)
 
     async with serving(Closed) as (server, _):
