@@ -22,7 +22,7 @@ import os, time
 from actors import ConnectionActor
 from robyn import Robyn, Request
 from supervisor import Limits, Policy, Timeouts
-from supervisor.pump import Pump
+from supervisor.proxy.pump import Pump
 from supervisor.robyn import supervise
 
 if os.environ["PIPE"] == "in process":

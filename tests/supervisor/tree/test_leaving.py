@@ -15,7 +15,7 @@ import pytest
 from actors import Actor, ConnectionActor
 from actors.testing import settled
 from supervisor import ChildSpec, Policy, Supervisor, Timeouts, serve, stall
-from supervisor.tree import lifespan as hosting
+from supervisor.tree import lifespan
 from tests.raw import DEADLINE, RawClient
 from tests.witness import until
 
@@ -142,7 +142,7 @@ async def test_a_block_that_is_not_left_for_long_says_again_and_again_what_it_wa
         await until(lambda: len(lines()) >= 2)
         stubborn.release.set()
 
-    monkeypatch.setattr(hosting, "TELL_EVERY", 0.02)
+    monkeypatch.setattr(lifespan, "TELL_EVERY", 0.02)
     forever = Policy(timeouts=Timeouts(teardown=None))
     async with anyio.create_task_group() as task_group:
         task_group.start_soon(let_go)
