@@ -335,14 +335,16 @@ async def test_the_end_of_a_monitored_actor_is_not_sent_to_the_peer() -> None:
             ws.ref.monitor(other)
         refs.append(ws.ref)
 
-    async with serving(actor) as (server, witness), raw_client(server) as first, raw_client(server) as second:
-        await until(lambda: len(refs) == 2)
-        await first.send_close(1000)
-        await witness.one_closed()
-        refs[1].tell("next")
+    async with serving(actor) as (server, witness), raw_client(server) as first:
+        await until(lambda: len(refs) == 1)
+        async with raw_client(server) as second:
+            await until(lambda: len(refs) == 2)
+            await first.send_close(1000)
+            await witness.one_closed()
+            refs[1].tell("next")
 
-        assert (await second.frame()).text == "next"
-        assert witness.crashes == []
+            assert (await second.frame()).text == "next"
+            assert witness.crashes == []
 
 
 # -- what functions name -----------------------------------------------------------------------
