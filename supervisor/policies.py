@@ -39,26 +39,28 @@ PARTS = 4
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Seconds; ``None`` switches one off.
-
-    ``handshake``: from accept to 101, and the head of each HTTP request, then 408.  ``idle``: no data either
-    way, no hook at work and nothing in the mailbox, then 1001; pings do not count.  ``lifetime``: of the
-    connection, then 1001, with 10 % jitter.  ``assembly``: a frame or fragmented message of which nothing
-    comes, then 1008; ten times that in all; the body of an HTTP request that does not get on, then 408.
-    ``handler``: one hook that neither ends nor sends anything, then 1011.  ``close``: a closing handshake
-    that does not get on, then TCP is dropped; ten times that in all.  ``teardown``: each step of it, then
-    what hangs is cancelled; what is still there after that is left behind and reported as a leak.
+    """Timeouts in seconds; ``None`` switches one off.
 
     Less than 1 KiB a second is no progress.  Time in which this process stood still is not counted.
     """
 
     handshake: float | None = 10.0
+    """Seconds from accept to 101, and for the head of each HTTP request, then 408."""
     idle: float | None = None
+    """Seconds with no data either way, no hook at work and nothing in the mailbox, then 1001; pings do
+    not count."""
     lifetime: float | None = None
+    """Seconds of the connection, 10 % more or less, then 1001."""
     assembly: float | None = 30.0
+    """Seconds in which nothing comes of a frame or a fragmented message, then 1008, or of the body of an
+    HTTP request, then 408; ten times that in all."""
     handler: float | None = 30.0
+    """Seconds of one hook that neither ends nor sends anything, then 1011."""
     close: float | None = 10.0
+    """Seconds in which a closing handshake does not get on, then TCP is dropped; ten times that in all."""
     teardown: float | None = 5.0
+    """Seconds of each step of a teardown, then what hangs is cancelled; what is still there after that is
+    left behind and reported as a leak."""
 
     def __post_init__(self) -> None:
         for part in fields(self):
@@ -68,17 +70,18 @@ class Timeouts:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """Ping frames (RFC 6455, section 5.5.2): every ``interval`` seconds, ``timeout`` for an answer.
+    """Ping frames (RFC 6455, section 5.5.2) that find out whether the peer is still there.
 
-    Any byte of the peer is an answer.  No answer closes with 1011.  A peer that still has to take what
-    was sent before the ping gives a sign of life by taking it: it is lost when that stands still for
-    ``interval`` and ``timeout`` together.  ``jitter`` spreads the pings of many connections: 0.1 is
-    plus or minus 10 % of the interval.
+    Any byte of the peer is an answer.  A peer that still has to take what was sent before the ping gives a
+    sign of life by taking it: it is lost when that stands still for ``interval`` and ``timeout`` together.
     """
 
     interval: float = 20.0
+    """Seconds between two pings."""
     timeout: float = 20.0
+    """Seconds for an answer, then 1011."""
     jitter: float = 0.1
+    """The part of ``interval`` by which the pings of many connections are spread, more or less."""
 
     def __post_init__(self) -> None:
         for option, value in (("interval", self.interval), ("timeout", self.timeout)):
@@ -91,36 +94,44 @@ class Heartbeat:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds of one connection, in messages and bytes; ``None`` switches one off.
-
-    ``max_message``: bytes of one message, then 1009.  ``inbound_messages``, ``inbound_bytes``: what
-    waits in the mailbox before reading pauses.  ``mailbox_messages``, ``mailbox_bytes``: told
-    messages, then the overflow rule.  ``send_high_water``: bytes queued for the peer before ``send``
-    waits.  ``send_stall``: seconds over that mark in which the peer takes nothing, or less than 1 KiB a
-    second, then 1013.  ``send_limit``: bytes queued by ``publish``, which does not wait; with more than
-    that a peer that takes nothing gets 1013 after one second, and one for which three times as much again
-    is queued at once.  A single message is queued whatever its size, and so is what one turn of the event
-    loop publishes.
-    ``max_body``: bytes of the body of one HTTP request, then 413; Robyn keeps three times as many in memory.
-    ``topics``: how many a connection may join, then ``join`` raises ``ActorMisuse``.
-    """
+    """Bounds of one connection, in messages and bytes; ``None`` switches one off."""
 
     max_message: int | None = 1024 * 1024
+    """Bytes of one message, unpacked and of all its fragments, then 1009."""
     max_fragments: int | None = 1024
+    """Frames of one message, then 1009."""
     inbound_messages: int = 32
+    """Messages of the peer that wait in the mailbox before reading pauses."""
     inbound_bytes: int = 2 * 1024 * 1024
+    """Bytes of those, before reading pauses."""
     mailbox_messages: int = 1024
+    """Told messages that wait in the mailbox, then the overflow rule."""
     mailbox_bytes: int = 1024 * 1024
+    """Bytes of those, then the overflow rule."""
     send_high_water: int = 64 * 1024
+    """Bytes queued for the peer before ``send`` waits."""
     send_limit: int | None = 1024 * 1024
+    """Bytes queued by ``publish``, which does not wait: with more than that a peer that takes nothing
+    gets 1013 after one second, and one for which three times as much again is queued at once. A single
+    message is queued whatever its size, and so is what one turn of the event loop publishes."""
     send_stall: float | None = 10.0
+    """Seconds over ``send_high_water`` in which the peer takes less than 1 KiB a second, then 1013; a
+    client of HTTP is dropped."""
     control_rate: float | None = 20.0
+    """Control frames a second of the peer on average, then 1008."""
     control_burst: int = 40
+    """Control frames that may come at once."""
     message_rate: float | None = None
+    """Messages a second of the peer on average; then it is not read for a moment, and 1008 when that does
+    not help for 10 s."""
     message_burst: int = 200
+    """Messages that may come at once."""
     compression: bool = False
+    """Whether permessage-deflate (RFC 7692) is agreed upon."""
     max_body: int | None = 128 * 1024 * 1024
+    """Bytes of the body of one HTTP request, then 413; Robyn keeps three times as many in memory."""
     topics: int | None = 1024
+    """Topics that a connection may join, then ``join`` raises ``ActorMisuse``."""
 
     def __post_init__(self) -> None:
         for option in ("max_message", "max_fragments", "send_limit", "max_body", "topics"):
@@ -159,7 +170,9 @@ class RestartLimit:
     """At most ``count`` restarts within any ``within`` seconds (OTP's intensity and period)."""
 
     count: int = 5
+    """Restarts."""
     within: float = 30.0
+    """Seconds."""
 
     def __post_init__(self) -> None:
         check_count("count", self.count, least=0, off=False)
@@ -169,17 +182,18 @@ class RestartLimit:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
-    """How long a restart waits: the first not at all, then ``min(maximum, initial * factor**n)``.
-
-    ``jitter`` is a fraction either way, clamped to ``maximum`` afterwards.  A life of ``reset_after``
-    seconds makes the next crash the first again.
-    """
+    """How long a restart waits: the first not at all, then ``min(maximum, initial * factor**n)``."""
 
     initial: float = 0.1
+    """Seconds before the second restart."""
     maximum: float = 10.0
+    """Seconds, at most."""
     factor: float = 2.0
+    """By which each wait is longer than the one before."""
     jitter: float = 0.1
+    """The part of a wait by which it is longer or shorter, up to ``maximum``."""
     reset_after: float = 30.0
+    """Seconds of a life after which the next crash is the first again."""
 
     def __post_init__(self) -> None:
         for option in ("initial", "maximum", "reset_after"):

@@ -45,52 +45,48 @@ class Cap(NamedTuple):
 class Admission:
     """Who may connect to a server; ``None`` switches a cap off.
 
-    ``max_connections``: WebSockets, from their request on, then 503; by default 10 000 or 80 % of the
-    descriptor limit, whichever is less.  ``per_address``: those of one client address, then 429.
-    ``handshakes_per_minute``: of one client address, then 429.  ``per_key``: open ones of one
-    ``key(request)``, then 429; a key of ``None`` is not counted.  ``exempt``: networks whose clients are not
-    counted by address; by default loopback, where a proxy may stand for many.
-
-    ``max_http``: connections for plain HTTP in a Robyn app on one port, kept ones too, then 503; by default
-    10 000 or 20 % of the descriptor limit.  ``http_per_address``: those of one client address, then 429;
-    by default 512 or a quarter of ``max_http``.
-
-    ``max_opening``: connections whose request is not there yet, or was refused, and whose end is waited for;
-    then the oldest of them is dropped; by default 4096 or 20 % of the descriptor limit.
-    ``opening_per_address``: those of one client address, then 429; by default 512 or half of
-    ``max_opening``.
-
-    ``origins``: ``"same host"`` (the default; an upgrade without ``Origin`` comes from no browser and
-    passes too), ``"*"``, or the origins that may connect, as ``"https://example.com"``; else 403.
-
-    ``trusted_proxies``: addresses and networks whose ``Forwarded`` or ``X-Forwarded-For`` is believed:
-    the client is then the last address in it that is no trusted proxy.  Where there is none to believe
-    (no field, no address, or the two fields disagree), the connection counts for the proxy itself, which
-    is never exempt then; nor is a client that is told to be at a loopback address.  ``Forwarded: host=``
-    and ``X-Forwarded-Host`` of a trusted proxy are the same host as ``Host``, for ``origins``.
-
-    ``breaker``: when fresh connections of that many addresses have crashed before their ``on_connect`` was
-    through, and nobody got through his in between, those addresses get 503 for ``breaker_pause`` seconds;
-    then each may try with one connection.  An address is never refused for what others did.  One that is not
-    counted by address counts for nothing here.
-
     Raises ``TypeError`` and ``ValueError`` naming the option.
     """
 
     max_connections: int | NotGiven | None = NOT_GIVEN
+    """WebSockets, from their request on, then 503; by default 10 000 or 80 % of the descriptor limit,
+    whichever is less."""
     per_address: int | None = 128
+    """WebSockets of one client address (an IPv6 /64 is one), then 429."""
     max_http: int | NotGiven | None = NOT_GIVEN
+    """Connections for plain HTTP in a Robyn app on one port, kept ones too, then 503; by default 10 000
+    or 20 % of the descriptor limit."""
     http_per_address: int | NotGiven | None = NOT_GIVEN
+    """Those of one client address, then 429; by default 512 or a quarter of ``max_http``."""
     max_opening: int | NotGiven | None = NOT_GIVEN
+    """Connections whose request is not there yet, or was refused, and whose end is waited for; then the
+    oldest of them is dropped; by default 4096 or 20 % of the descriptor limit."""
     opening_per_address: int | NotGiven | None = NOT_GIVEN
+    """Those of one client address, then 429; by default 512 or half of ``max_opening``."""
     handshakes_per_minute: int | None = 64
+    """Upgrades a minute of one client address, then 429."""
     per_key: int | None = None
+    """WebSockets of one ``key(request)``, then 429."""
     key: Callable[[Request], Hashable] | None = None
+    """What an upgrade counts for, a user say; one of ``None`` is not counted."""
     exempt: Sequence[str] = LOOPBACK
+    """Networks whose clients are not counted by address; by default loopback, where a proxy may stand for
+    many."""
     origins: str | Sequence[str] = "same host"
+    """``"same host"`` (an upgrade without ``Origin`` comes from no browser and passes too), ``"*"``, or
+    the origins that may connect, as ``"https://example.com"``; else 403."""
     trusted_proxies: Sequence[str] = ()
+    """Addresses and networks whose ``Forwarded`` or ``X-Forwarded-For`` is believed: the client is then
+    the last address in it that is no trusted proxy. Where there is none to believe (no field, no address,
+    or the two fields disagree), the connection counts for the proxy itself, which is never exempt then;
+    nor is a client that is told to be at a loopback address. ``Forwarded: host=`` and
+    ``X-Forwarded-Host`` of a trusted proxy are the same host as ``Host``, for ``origins``."""
     breaker: int | None = 20
+    """Addresses whose fresh connections crashed before their ``on_connect`` was through, while nobody got
+    through: so many get 503 for ``breaker_pause``. Then each may try with one connection. An address is
+    never refused for what others did; one that is not counted by address counts for nothing here."""
     breaker_pause: float = 5.0
+    """Seconds that such an address waits."""
 
     def __post_init__(self) -> None:
         for option in ("per_address", "handshakes_per_minute", "per_key", "breaker"):

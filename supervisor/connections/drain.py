@@ -24,19 +24,21 @@ PROGRESS_EVERY = 1.0
 class Drain:
     """How a server is drained when its program is told to end.
 
-    ``within``: seconds until what is left is aborted.  ``spread``: seconds over which the closes are
-    spread, so that the clients do not come back all at once.  ``hurry``: seconds that are left when
-    the program is told a second time.  ``code``, ``reason`` and ``notice`` as in ``close``.
-
     Raises ``TypeError`` and ``ValueError`` naming the option.
     """
 
     within: float = 30.0
+    """Seconds until what is left is aborted."""
     spread: float = 10.0
+    """Seconds over which the closes are spread, so that the clients do not come back all at once."""
     hurry: float = 5.0
+    """Seconds that are left when the program is told a second time."""
     code: int = CloseCode.SERVICE_RESTART
+    """The code of the closes."""
     reason: str = "service restart"
+    """Their reason."""
     notice: object = None
+    """A data message that each client gets first; ``None`` sends none."""
 
     def __post_init__(self) -> None:
         for option in ("within", "spread", "hurry"):
