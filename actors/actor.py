@@ -29,7 +29,7 @@ def plain_or_async(hook: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Awa
 
 
 class Context(Protocol):
-    """What runs an actor, as the actor knows it: its cell."""
+    """The cell of an actor, as the actor knows it."""
 
     id: str
     runtime: Runtime

@@ -16,7 +16,7 @@ from enum import Enum, auto
 
 
 class ClosingState(Enum):
-    """How far the closing handshake of one connection is."""
+    """The state of the closing handshake of one connection."""
 
     __hash__ = object.__hash__  # an Enum's own hashes the name, in Python
 
@@ -33,7 +33,7 @@ class ClosingState(Enum):
 
 
 class Signal(Enum):
-    """What happened to a connection."""
+    """An event in the life of a connection."""
 
     __hash__ = object.__hash__  # as above
 
@@ -52,7 +52,7 @@ class Signal(Enum):
 
 
 class Action(Enum):
-    """What is to be done about a signal: something once a Close frame goes out or the stream ends."""
+    """A step that a signal asks for; there is none before a Close frame goes out or the stream ends."""
 
     __hash__ = object.__hash__  # as above
 

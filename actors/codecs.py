@@ -31,7 +31,7 @@ _CONTAINERS: Final = frozenset((list, dict))
 
 
 class Codec(Protocol):
-    """What the ``codec`` option takes: any object with these three members.
+    """An object that the ``codec`` option takes: anything with these three members.
 
     A codec is shared by all connections and called in all of their tasks, so it keeps no state.
     """

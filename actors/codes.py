@@ -39,7 +39,7 @@ class CloseCode(IntEnum):
 
 
 class CodeKind(Enum):
-    """What a number means as a close code."""
+    """The meaning of a number as a close code."""
 
     STANDARD = "standard"
     """Defined for servers, may be sent: 1000-1003, 1007-1009, 1011-1014."""

@@ -14,7 +14,7 @@ from actors.request import QueryParams, Request
 
 
 class ConnectionContext(Context, Protocol):
-    """What runs a connection actor, as the actor knows it: its cell."""
+    """The cell of a connection actor, as the actor knows it."""
 
     request: Request
 

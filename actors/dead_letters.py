@@ -28,7 +28,7 @@ BEGIN = 256
 @final
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """What is kept of a large message, or of one whose size nobody knows: its type, and how it began.
+    """The part that is kept of a large message, or of one of unknown size: its type and its beginning.
 
     ``size`` is its length, ``begin`` the first 256 of its characters or bytes; both are ``None`` for what
     is neither text nor bytes.

@@ -18,7 +18,7 @@ class ActorError(Exception):
 
 
 def leaves_of(error: BaseException) -> Iterator[BaseException]:
-    """What ``error`` consists of: the errors in a group and in its groups, or itself."""
+    """Give the errors in a group and in its groups, or ``error`` itself."""
     waiting = [error]
     while waiting:
         one = waiting.pop()

@@ -21,7 +21,7 @@ _RUNTIME = frozenset({"actors", "anyio", "asyncio", "contextlib", "supervisor", 
 
 
 def _of_a_program(frame: FrameType) -> bool:
-    """Whether ``frame`` belongs neither to the event loop nor to this library."""
+    """Tell whether ``frame`` belongs neither to the event loop nor to this library."""
     return frame.f_globals.get("__name__", "").partition(".")[0] not in _RUNTIME
 
 
@@ -54,7 +54,7 @@ def running_frame(thread: int) -> FrameType | None:
 
 
 def place(frame: FrameType | None) -> str:
-    """Where a frame is: ``file:line in function``."""
+    """Give the place of a frame: ``file:line in function``."""
     if frame is None:
         return "an unknown place"
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"

@@ -21,7 +21,7 @@ from typing import Any, final
 
 
 class Overflow(Enum):
-    """What happens to a told message when the mailbox is full."""
+    """The rule for a told message when the mailbox is full."""
 
     RAISE = "raise"
     """``tell`` raises ``MailboxFull`` (the default)."""
@@ -33,8 +33,8 @@ class Overflow(Enum):
     """The connection is closed with 1013."""
 
 
-class Admission(Enum):
-    """What became of a message that was put."""
+class PutResult(Enum):
+    """The result of putting a message."""
 
     ADMITTED = auto()
     FULL = auto()
@@ -45,7 +45,7 @@ class Admission(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much a mailbox holds: messages, and bytes or characters of text."""
+    """The bounds of a mailbox: messages, and bytes or characters of text."""
 
     inbound_messages: int = 32
     inbound_bytes: int = 2 * 1024 * 1024
@@ -67,7 +67,7 @@ class Told:
 
 
 class Marker(Told):
-    """What stands in the data lane and is nobody's message: never dropped, never a dead letter."""
+    """An entry of the data lane that is nobody's message: never dropped, never a dead letter."""
 
     __slots__ = ()
 
@@ -127,17 +127,17 @@ class Mailbox:
 
     @property
     def inbound_messages(self) -> int:
-        """How many messages from the wire are queued."""
+        """The number of messages from the wire that are queued."""
         return len(self.data) - self.told_messages
 
     @property
     def inbound_bytes(self) -> int:
-        """How large they are together."""
+        """The bytes of those messages."""
         return sum(len(message) for message in self.data if not isinstance(message, Told))
 
     @property
     def may_resume(self) -> bool:
-        """Whether half of the room is free again: only then reading goes on, not at every message."""
+        """Tell whether half of the room is free again: only then reading goes on, not at every message."""
         return len(self.data) - self.told_messages <= self.half and self._holds_less(
             self.bounds.inbound_bytes // 2 + 1
         )
@@ -147,20 +147,20 @@ class Mailbox:
             self._bytes_put = self.inbound_bytes
         return self._bytes_put < size
 
-    def put_told(self, told: Told) -> Admission:
+    def put_told(self, told: Told) -> PutResult:
         """Add a message from elsewhere, unless the gate is shut or there is no room."""
         if not self.open:
-            return Admission.SHUT
+            return PutResult.SHUT
         if (
             self.told_messages >= self.bounds.told_messages
             or self.told_bytes + told.size > self.bounds.told_bytes
         ):
-            return Admission.FULL
+            return PutResult.FULL
         self.put_marker(told)
-        return Admission.ADMITTED
+        return PutResult.ADMITTED
 
     def could_hold(self, told: Told) -> bool:
-        """Whether there would be room for ``told`` if nothing else had been told."""
+        """Tell whether there would be room for ``told`` if nothing else had been told."""
         return told.size <= self.bounds.told_bytes
 
     def put_marker(self, told: Told) -> None:

@@ -13,7 +13,7 @@ from actors.seconds import check_seconds
 
 
 class Initiator(StrEnum):
-    """Who began the close of a connection."""
+    """The side that began the close of a connection."""
 
     LOCAL = "local"
     """This side: the actor, a policy, a supervisor, or an answer to a broken protocol."""
@@ -24,7 +24,7 @@ class Initiator(StrEnum):
 
 
 class ExitReason(StrEnum):
-    """Why an actor ended.  ``close_code`` is the code that tells it to the peer."""
+    """The reason why an actor ended.  ``close_code`` is the code that tells it to the peer."""
 
     __hash__ = str.__hash__  # an Enum's own hashes the name, in Python
 
@@ -55,7 +55,7 @@ class ExitReason(StrEnum):
 
     @property
     def abnormal(self) -> bool:
-        """Whether a supervisor counts this end as a failure (OTP: neither normal nor shutdown)."""
+        """Tell whether a supervisor counts this end as a failure (OTP: neither normal nor shutdown)."""
         return self in _ABNORMAL
 
     @classmethod
@@ -121,7 +121,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class CloseReport:
-    """What happened when a connection ended.
+    """The end of a connection: who began it, what was sent and received, what was counted.
 
     ``code`` and ``reason`` are those of the side that began: sent for ``LOCAL``, received for
     ``PEER`` (1005 for an empty Close frame), 1006 for ``TRANSPORT``.  ``clean``: both Close frames

@@ -16,7 +16,7 @@ LONGEST = 10
 
 @final
 class Progress:
-    """When a count of bytes has last grown by more than a drip."""
+    """The time at which a count of bytes last grew by more than a drip."""
 
     __slots__ = ("_count", "at")
 

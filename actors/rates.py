@@ -26,13 +26,13 @@ class TokenBucket:
         return True
 
     def level(self, now: float) -> float:
-        """How many tokens there are at ``now``."""
+        """Give the number of tokens at ``now``."""
         self._level = min(self._burst, self._level + (now - self._time) * self._rate)
         self._time = now
         return self._level
 
     def full_at(self) -> float:
-        """When the bucket will be full if nothing is taken."""
+        """Give the time at which the bucket is full if nothing is taken."""
         return self._time + (self._burst - self._level) / self._rate
 
     def wait(self, tokens: float, now: float) -> float:
@@ -68,7 +68,7 @@ class InboundRate:
         return within
 
     def stubborn(self, now: float) -> bool:
-        """Whether the peer has been over its rate for too long."""
+        """Tell whether the peer has been over its rate for too long."""
         return self._over_since is not None and now - self._over_since >= self.PATIENCE
 
     def pause(self, now: float) -> float:

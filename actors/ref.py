@@ -68,7 +68,7 @@ class Asked(Told):
 
 
 class Target(Protocol):
-    """What a ref reaches: the cell of an actor."""
+    """The cell of an actor, as a ref reaches it."""
 
     id: str
     kind: str
@@ -77,14 +77,14 @@ class Target(Protocol):
 
     @property
     def stopped(self) -> bool:
-        """Whether the actor has ended and is torn down."""
+        """Tell whether the actor has ended and is torn down."""
 
     @property
     def report(self) -> CloseReport | None:
-        """How a connection ended."""
+        """The report of a connection that has ended."""
 
     def is_own_task(self, task: object) -> bool:
-        """Whether ``task`` is one of the actor."""
+        """Tell whether ``task`` is one of the actor."""
 
     def put_told(self, told: Told) -> None:
         """Put a message into the mailbox; raises ``MailboxFull``."""
@@ -109,7 +109,7 @@ class Target(Protocol):
 
 
 class Closes(Protocol):
-    """What closes: the cell of a connection."""
+    """The cell of a connection, as ``Closing`` knows it."""
 
     async def wait_report(self) -> CloseReport:
         """Wait for the close report."""
@@ -150,7 +150,7 @@ class ActorRef(Generic[M, A]):
 
     @property
     def alive(self) -> bool:
-        """Whether the actor has not ended yet; may change at any moment."""
+        """Tell whether the actor has not ended yet; may change at any moment."""
         return not self._cell.stopped
 
     def tell(self, message: M) -> None:
@@ -229,7 +229,7 @@ class ActorRef(Generic[M, A]):
 
 @final
 class Closing:
-    """What ``close`` returns: awaitable for the ``CloseReport``, and no harm done if it never is.
+    """The result of ``close``: awaitable for the ``CloseReport``, and no harm done if nobody awaits it.
 
     In the actor's own hooks and tasks awaiting it waits for the handshake on the wire (after
     ``drain=True`` it raises ``ActorMisuse`` instead, as the queued messages wait for the hook);

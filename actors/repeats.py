@@ -26,7 +26,7 @@ _OTHERS = object()
 
 @final
 class _Kind:
-    """What is known of one kind of line."""
+    """The count of one kind of line."""
 
     __slots__ = ("left_out", "logged", "logged_at")
 
@@ -38,7 +38,7 @@ class _Kind:
 
 @final
 class Repeats:
-    """How often each kind of line was logged, and how often it was not; from any thread."""
+    """The number of times that each kind of line was logged or left out; for any thread."""
 
     __slots__ = ("_clock", "_kinds", "_lock", "_most")
 
@@ -49,7 +49,7 @@ class Repeats:
         self._lock = threading.Lock()
 
     def due(self, kind: Hashable) -> int | None:
-        """How many lines of ``kind`` were left out since the last one; ``None``: leave this one out too."""
+        """Give the number of lines of ``kind`` left out since the last; ``None``: leave this one out too."""
         with self._lock:
             now = self._clock()
             known = self._kinds.get(kind) or self._begin(kind, now)
@@ -77,7 +77,7 @@ class Repeats:
 
 
 def others(left_out: int) -> str:
-    """What a line says of those that were left out."""
+    """Give the words about the lines that were left out."""
     return f"; {left_out} like it before were not logged" if left_out else ""
 
 

@@ -136,7 +136,7 @@ class Runtime:
 
     @property
     def ending(self) -> bool:
-        """Whether every task of the runtime is being cancelled: the last resort of a shutdown."""
+        """Tell whether every task of the runtime is being cancelled: the last resort of a shutdown."""
         return self._task_group.cancel_scope.cancel_called
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the program's main task, not for whose hook runs
@@ -175,7 +175,7 @@ class Runtime:
 
     @property
     def in_thread(self) -> bool:
-        """Whether the caller is on the event loop's thread."""
+        """Tell whether the caller is on the event loop's thread."""
         return threading.get_ident() == self.thread
 
     def call(self, function: Callable[..., object], *args: Any) -> bool:

@@ -18,7 +18,7 @@ _ROWS = frozenset((list, tuple, set, frozenset, deque))
 
 
 def size_of(message: object, most: int) -> int:
-    """What ``message`` counts; about ``most`` and no more of it is looked at.
+    """Give the size that ``message`` counts for; no more than about ``most`` of it is looked at.
 
     An object of another kind counts nothing: it may know the whole program.
     """
@@ -28,7 +28,7 @@ def size_of(message: object, most: int) -> int:
 
 
 def is_small(message: object, most: int) -> bool:
-    """Whether ``message`` is known to count no more than ``most``: it has no parts of another kind."""
+    """Tell whether ``message`` is known to count no more than ``most``: it has no parts of another kind."""
     size, known = _weigh(message, most)
     return known and size <= most
 

@@ -108,7 +108,7 @@ async def settled() -> None:
 
 
 class Closed(NamedTuple):
-    """How a WebSocket ended for the client: what a browser's ``CloseEvent`` says."""
+    """The end of a WebSocket for the client, as in a browser's ``CloseEvent``."""
 
     code: int
     reason: str
@@ -416,7 +416,7 @@ async def ended(cell: Cell, clock: ManualClock | None) -> None:
 
 
 def logged(reaction: Reaction, crashes: list[BaseException]) -> Callable[[Cell, BaseException], Reaction]:
-    """What a cell calls about a crash: take note of it, and react as the test says."""
+    """Make the ``on_crash`` of a cell that takes note of a crash and reacts as the test says."""
 
     def crashed(cell: Cell, error: BaseException) -> Reaction:
         crashes.append(error)

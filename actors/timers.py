@@ -42,7 +42,7 @@ class Timer:
 
     @property
     def pending(self) -> bool:
-        """Whether the callback is still to be called."""
+        """Tell whether the callback is still to be called."""
         return self.deadline != math.inf
 
     def cancel(self) -> None:
@@ -129,11 +129,11 @@ class Timers:
 
     @property
     def next_look(self) -> float:
-        """When ``fire`` is to be called next: a deadline or earlier; infinity when there is none."""
+        """The time of the next call of ``fire``: a deadline or earlier; infinity when there is none."""
         return self._heap[0][0] if self._heap else math.inf
 
     def awake_since(self, now: float) -> float:
-        """When the process last went on after it had stood still, stopped or busy with one thing.
+        """Give the time at which the process last went on after it had stood still, stopped or busy.
 
         Nobody was heard meanwhile: no silence began before this.
         """

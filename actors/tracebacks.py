@@ -33,7 +33,7 @@ def forget_frames(error: BaseException) -> None:
 
 
 def place_of(error: BaseException) -> str:
-    """Where ``error`` was raised, as ``file:line``; of a group, where its first leaf was."""
+    """Give the place where ``error`` was raised, as ``file:line``; for a group that of its first leaf."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     traceback, place = error.__traceback__, ""

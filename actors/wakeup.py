@@ -20,7 +20,7 @@ _DAY = 86_400.0
 
 
 class Parker(Protocol):
-    """Where one task waits until it is woken."""
+    """A place at which one task waits until it is woken."""
 
     def park(self) -> Awaitable[None]:
         """Wait for ``wake``; may return early, so the caller checks its condition again."""
@@ -46,12 +46,12 @@ class AsyncioParker:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._future: asyncio.Future[None] | _Interruption | None = None
+        self._future: asyncio.Future[None] | _HurriedWait | None = None
         self._hurried = False
 
     def park(self) -> Awaitable[None]:
         assert self._future is None or self._future.done(), "a parker holds one task at a time"
-        self._future = future = _Interruption(self._loop) if self._hurried else self._loop.create_future()
+        self._future = future = _HurriedWait(self._loop) if self._hurried else self._loop.create_future()
         return future
 
     async def park_for(self, seconds: float) -> None:
@@ -69,19 +69,19 @@ class AsyncioParker:
 
     def hurry(self) -> None:
         self._hurried = True  # from the next time on
-        if isinstance(self._future, _Interruption):
+        if isinstance(self._future, _HurriedWait):
             self._future.hurry()
 
 
 @final
-class _Interruption:
+class _HurriedWait:
     """A future-like object (``asyncio.isfuture``) whose task can be run before its turn."""
 
     __slots__ = ("_asyncio_future_blocking", "_cancellation", "_context", "_handle", "_loop", "_step")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._step: Callable[[_Interruption], object] | None = None  # of the task that waits
+        self._step: Callable[[_HurriedWait], object] | None = None  # of the task that waits
         self._context: contextvars.Context | None = None
         self._handle: asyncio.Handle | None = None  # the task is woken, and its turn will come
         self._cancellation: asyncio.CancelledError | None = None
@@ -102,12 +102,12 @@ class _Interruption:
 
     # -- called by the task --------------------------------------------------------------------
 
-    def __await__(self) -> Generator[_Interruption, None, None]:
+    def __await__(self) -> Generator[_HurriedWait, None, None]:
         self._asyncio_future_blocking = True
         yield self
 
     def add_done_callback(
-        self, step: Callable[[_Interruption], object], *, context: contextvars.Context
+        self, step: Callable[[_HurriedWait], object], *, context: contextvars.Context
     ) -> None:
         """Take what lets the task go on."""
         self._step = step
@@ -123,11 +123,11 @@ class _Interruption:
         return True
 
     def done(self) -> bool:
-        """Whether the task is woken."""
+        """Tell whether the task is woken."""
         return self._handle is not None
 
     def result(self) -> None:
-        """What the task gets for its wait; it goes on."""
+        """Give the task the end of its wait, or its cancellation."""
         self._step = None
         if self._cancellation is not None:
             raise self._cancellation

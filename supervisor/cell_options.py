@@ -16,7 +16,7 @@ def bounds_of(policy: Policy) -> Bounds:
 
 
 def wire_limits_of(policy: Policy) -> WireLimits:
-    """What the peer of a connection under ``policy`` may send."""
+    """The wire limits of a connection under ``policy``."""
     limits = policy.limits
     return WireLimits(
         NO_LIMIT if limits.max_message is None else limits.max_message,

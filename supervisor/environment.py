@@ -13,7 +13,7 @@ from supervisor.topics import Topics
 
 
 @final
-class Surroundings:
+class Environment:
     """Runtime, names, topics, hooks and the outermost policy of one tree."""
 
     __slots__ = ("hooks", "policy", "registry", "runtime", "topics")

@@ -131,7 +131,7 @@ Event = (
 
 
 class Hook(Protocol):
-    """Who wants to know."""
+    """A callable that is told every lifecycle event."""
 
     def __call__(self, event: Event, /) -> None:
         """Take note of ``event``."""
@@ -208,7 +208,7 @@ def _cut(text: str) -> str:
 
 
 def level_of_end(leaks: Sequence[str], *, clean: bool) -> int:
-    """How loudly the log tells the end of a connection."""
+    """Give the log level of the end of a connection."""
     return logging.INFO if clean and not leaks else logging.WARNING
 
 
@@ -271,7 +271,7 @@ def check_hooks(hooks: Sequence[Hook]) -> tuple[Hook, ...]:
 
 
 def heard(hooks: Sequence[Hook], level: int) -> bool:
-    """Whether anybody takes note of an event that the log writes at ``level``; making one costs."""
+    """Tell whether anybody takes note of an event that the log writes at ``level``; making one costs."""
     return bool(hooks) and (hooks != _LOG_ALONE or logger.isEnabledFor(level))
 
 
@@ -309,7 +309,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class DrainReport:
-    """How a drain went: connections at its begin, and how they ended; ``seconds`` it took.
+    """The outcome of a drain: connections at its begin, and how they ended; ``seconds`` it took.
 
     ``clean``: with both Close frames.  ``timed_out``: without, before the deadline of the drain.
     ``aborted``: dropped at the deadline.

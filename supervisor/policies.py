@@ -154,7 +154,7 @@ class Limits:
 
 
 class OnCrash(Enum):
-    """What a crash of a connection actor means."""
+    """The reaction to a crash of a connection actor."""
 
     CLOSE = "close"
     """1011 with an empty reason; no restart."""
@@ -182,7 +182,7 @@ class RestartLimit:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
-    """How long a restart waits: the first not at all, then ``min(maximum, initial * factor**n)``."""
+    """The wait before a restart: none before the first, then ``min(maximum, initial * factor**n)``."""
 
     initial: float = 0.1
     """Seconds before the second restart."""

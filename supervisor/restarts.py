@@ -35,7 +35,7 @@ class RestartWindow:
         return allowed
 
     def left(self, now: float) -> int:
-        """How many restarts are left at ``now``."""
+        """Give the number of restarts that are left at ``now``."""
         while self._times and now - self._times[0] >= self.limit.within:
             self._times.popleft()
         return self.limit.count - len(self._times)
@@ -43,7 +43,7 @@ class RestartWindow:
 
 @final
 class BackoffClock:
-    """How long the next restart of one child waits."""
+    """The wait before the next restart of one child."""
 
     __slots__ = ("_attempts", "_backoff")
 

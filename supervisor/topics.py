@@ -19,7 +19,7 @@ LONGEST = 1024
 
 @final
 class _Members:
-    """Who gets what is published to one topic; those with one codec together, for what they get is alike."""
+    """The members of one topic; those with one codec lie together, for they get the same bytes."""
 
     __slots__ = ("alike", "services")
 

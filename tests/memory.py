@@ -77,5 +77,5 @@ async def serving_in_memory(
         assert len(runtime.timers) == 0
     assert len(server.connections) == 0
     assert len(server.registry) == 0
-    assert len(server._root._around.topics) == 0
+    assert len(server._root._environment.topics) == 0
     assert len(witness.closed) == len(witness.of(ConnectionOpened))

@@ -447,6 +447,32 @@ def test_every_public_function_and_class_of_a_module_has_a_docstring(path: Path)
     assert missing == []
 
 
+QUESTIONS = {"How", "What", "When", "Where", "Whether", "Which", "Who", "Whom", "Whose", "Why"}
+
+
+def questions(sources: Sources) -> list[str]:
+    """Docstrings that begin with a question word: an engineer says what it is, or what it does."""
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return [
+        f"{name}: {node.name}"
+        for name, tree in sources.items()
+        for node in ast.walk(tree)
+        if isinstance(node, kinds)
+        and (text := ast.get_docstring(node))
+        and text.split()[0].strip(".,:") in QUESTIONS
+    ]
+
+
+def test_no_docstring_begins_with_a_question_word() -> None:
+    assert questions(MODULES) == []
+
+
+def test_a_docstring_that_does_is_found() -> None:
+    house = planted(actors__one='class Hook:\n    """Who wants to know."""')
+
+    assert questions(house) == ["actors.one: Hook"]
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.py")), ids=lambda path: path.name)
 def test_an_example_has_fewer_than_eighty_lines_and_uses_public_names_only(path: Path) -> None:
     allowed = {"actors", "supervisor", "actors.testing", "supervisor.robyn", "supervisor.events"}

@@ -11,7 +11,7 @@ import anyio
 from actors import Actor
 from actors.testing import ManualClock, running, settled
 from supervisor import ChildSpec, Supervisor, Tree
-from supervisor.environment import Surroundings
+from supervisor.environment import Environment
 from supervisor.events import log_event
 from supervisor.registry import Registry
 from supervisor.tree.tree import Root
@@ -80,9 +80,9 @@ async def supervised_by_clock(
         block.cancel()
 
     async with running(clock) as runtime:
-        around = Surroundings(runtime, Registry(), [log_event, witness], None)
+        environment = Environment(runtime, Registry(), [log_event, witness], None)
         with anyio.CancelScope() as block:
-            root = Root(around, Supervisor(children, **options), ended)
+            root = Root(environment, Supervisor(children, **options), ended)
             await root.start()
             yield root.tree, witness
         stopping = anyio.Event()

@@ -32,7 +32,7 @@ from actors.cell.incarnation import FiredTimer, Incarnation, log_left_behind
 from actors.cell.misuse import take, taken
 from actors.cell.monitors import Monitors
 from actors.errors import ActorMisuse, ActorStopped, HandlerTimeout, MailboxFull, leaves_of
-from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Admission, Bounds, Mailbox, Marker, Overflow, Told
+from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Bounds, Mailbox, Marker, Overflow, PutResult, Told
 from actors.messages import Close, CloseReport, ExitReason
 from actors.ref import ActorRef, Asked, Closing
 from actors.repeats import log_error
@@ -54,7 +54,7 @@ STOP = Marker(None)
 
 
 class Reaction(Enum):
-    """What is done about a crash; whoever made the cell decides."""
+    """The reaction to a crash; whoever made the cell decides."""
 
     STOP = auto()
     """The actor ends."""
@@ -65,7 +65,7 @@ class Reaction(Enum):
 
 
 class CellState(Enum):
-    """How far the life of an actor is."""
+    """The state of an actor's life."""
 
     STARTING = auto()
     RUNNING = auto()
@@ -90,7 +90,7 @@ class Topics(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellOptions:
-    """What whoever makes a cell decides; for many cells alike it is made once."""
+    """The options of a cell; many cells alike share one."""
 
     bounds: Bounds = DEFAULT_BOUNDS
     overflow: Overflow = Overflow.RAISE
@@ -101,7 +101,7 @@ class CellOptions:
     topics: Topics | None = None
     """Where the actor joins topics; ``None`` without a supervisor."""
     most_topics: int | None = None
-    """How many topics the actor may join; ``None``: any number."""
+    """The number of topics that the actor may join; ``None``: any number."""
     on_crash: Callable[[Cell, BaseException], Reaction] | None = None
     """Says what is done about a crash; without it the actor ends."""
     restart_delay: Callable[[Cell], float] | None = None
@@ -199,17 +199,17 @@ class Cell:
 
     @property
     def report(self) -> CloseReport | None:
-        """How a connection ended; ``None`` before that, and for a service."""
+        """The report of a connection that has ended; ``None`` before that, and for a service."""
         return None
 
     @property
     def most_topics(self) -> int | None:
-        """How many topics the actor may join; ``None``: any number."""
+        """The number of topics that the actor may join; ``None``: any number."""
         return self._options.most_topics
 
     @property
     def stopped(self) -> bool:
-        """Whether the actor has ended and is torn down."""
+        """Tell whether the actor has ended and is torn down."""
         return self.state is STOPPED
 
     @property
@@ -248,11 +248,11 @@ class Cell:
         monitors.demonitor(self, other)
 
     def lives_in(self, incarnation: Incarnation) -> bool:
-        """Whether ``incarnation`` is not one of the lives that are over."""
+        """Tell whether ``incarnation`` is not one of the lives that are over."""
         return self._incarnation is incarnation
 
     def is_own_task(self, task: object) -> bool:
-        """Whether ``task`` runs the actor's hooks, or belongs to its incarnation."""
+        """Tell whether ``task`` runs the actor's hooks, or belongs to its incarnation."""
         if task is None:
             return False
         return task is self.hook.task or (self._incarnation is not None and self._incarnation.owns(task))
@@ -326,7 +326,7 @@ class Cell:
                 self._options.on_started(self)
 
     def _comes_too_late(self) -> bool:
-        """Whether the actor was ended before its first step, and there is nothing for it to do."""
+        """Tell whether the actor was ended before its first step, and there is nothing for it to do."""
         return self.state is not STARTING
 
     async def _loop(self) -> None:
@@ -352,12 +352,12 @@ class Cell:
 
     @property
     def restartable(self) -> bool:
-        """Whether a crash may still lead to a new incarnation."""
+        """Tell whether a crash may still lead to a new incarnation."""
         return self.state is RUNNING
 
     @property
     def goes_on(self) -> bool:
-        """Whether a crash at this moment may be survived: not one before, in or besides a restart."""
+        """Tell whether a crash at this moment may be survived: not one before, in or besides a restart."""
         return self.actor is not None and not self._restarting and self.error is None and self._crash is None
 
     async def _end_life(self) -> bool:
@@ -429,7 +429,7 @@ class Cell:
         return self.actor.on_start
 
     def harmless(self, error: BaseException) -> bool:
-        """Whether a hook may raise ``error`` without having crashed."""
+        """Tell whether a hook may raise ``error`` without having crashed."""
         return False
 
     def hook_failed(self, error: BaseException) -> None:
@@ -645,14 +645,14 @@ class Cell:
 
     def put_told(self, told: Told) -> None:
         """Put a told or asked message into the data lane; raises ``MailboxFull``."""
-        admission, overflow = self.mailbox.put_told(told), self._options.overflow
-        if admission is Admission.FULL and overflow is Overflow.DROP_OLD and self.mailbox.could_hold(told):
-            while admission is Admission.FULL and (oldest := self.mailbox.drop_oldest_told()) is not None:
+        result, overflow = self.mailbox.put_told(told), self._options.overflow
+        if result is PutResult.FULL and overflow is Overflow.DROP_OLD and self.mailbox.could_hold(told):
+            while result is PutResult.FULL and (oldest := self.mailbox.drop_oldest_told()) is not None:
                 self.dead_letter(oldest, "overflow")
-                admission = self.mailbox.put_told(told)
-        if admission is Admission.ADMITTED:
+                result = self.mailbox.put_told(told)
+        if result is PutResult.ADMITTED:
             self._parker.wake()
-        elif admission is Admission.SHUT:
+        elif result is PutResult.SHUT:
             self.dead_letter(told, "stopped")
         elif overflow is Overflow.RAISE:
             raise MailboxFull(
@@ -707,5 +707,5 @@ def _name_of(hook: Callable[..., Any]) -> str:
 
 
 def _is_cancellation(error: BaseException, cancelled: type[BaseException]) -> bool:
-    """Whether ``error`` is a cancellation, or a group with one in it."""
+    """Tell whether ``error`` is a cancellation, or a group with one in it."""
     return any(isinstance(leaf, cancelled) for leaf in leaves_of(error))

@@ -60,7 +60,7 @@ _FROM_WIRE = (str, bytes)
 
 
 class _Overrun:
-    """What is known of a queue that is over the send limit."""
+    """A queue that is over the send limit: since when, and how it went on."""
 
     __slots__ = ("floor", "since", "this_turn")
 
@@ -80,7 +80,7 @@ class _DrainMarker(Marker):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionOptions(CellOptions):
-    """What whoever makes the cell of a connection decides."""
+    """The options of a connection's cell."""
 
     close: float | None = 10.0
     """Seconds that the closing handshake may take without progress; ``None``: any time."""
@@ -103,6 +103,7 @@ class ConnectionCell(Cell):
         "_close",
         "_close_deadline",
         "_close_progress",
+        "_closing_state",
         "_deadline_from",
         "_grace_deadline",
         "_hurry_from",
@@ -115,7 +116,6 @@ class ConnectionCell(Cell):
         "_raw",
         "_report",
         "_send_limit",
-        "_state",
         "_wire_waiters",
         "_writers",
         "closing",
@@ -158,7 +158,7 @@ class ConnectionCell(Cell):
         self._report: CloseReport | None = None
         self.codec = codec
         self._raw = isinstance(codec, RawCodec)
-        self._state = ClosingState.OPEN
+        self._closing_state = ClosingState.OPEN
         self.closing = False
         """Whether a Close frame is out, or the stream has ended; kept beside the state for the hot path."""
         self._close: Close | None = None
@@ -499,12 +499,12 @@ class ConnectionCell(Cell):
 
     @property
     def reading(self) -> bool:
-        """Whether what the peer sends is read at the moment."""
+        """Tell whether what the peer sends is read at the moment."""
         return not self.held and not self.websocket.transport.congested
 
     @property
     def held(self) -> bool:
-        """Whether this side does not want to read at the moment."""
+        """Tell whether this side does not want to read at the moment."""
         return self._paused or self._between_lives or (self._rate is not None and self._rate.paused)
 
     def _apply_reading(self) -> None:
@@ -533,7 +533,7 @@ class ConnectionCell(Cell):
         """Close, now or later; the first close wins, a later one without delay makes it go now."""
         if self._close is None:
             self._begin(close)
-        if self._state is ClosingState.OPEN and (close.drain or close.notice is not None):
+        if self._closing_state is ClosingState.OPEN and (close.drain or close.notice is not None):
             self._signal(Signal.DEFER)
             if close.drain:
                 self.mailbox.put_marker(_DrainMarker(None))
@@ -555,8 +555,8 @@ class ConnectionCell(Cell):
         self.close(Close(reason.close_code, text, exit_reason=reason))
 
     def harmless(self, error: BaseException) -> bool:
-        """Whether a hook only found out in the middle of its work that the connection closes."""
-        return self._state is not ClosingState.OPEN and all(
+        """Tell whether a hook only found out in the middle of its work that the connection closes."""
+        return self._closing_state is not ClosingState.OPEN and all(
             isinstance(leaf, ConnectionClosing) for leaf in leaves_of(error)
         )
 
@@ -571,7 +571,7 @@ class ConnectionCell(Cell):
 
     @property
     def restartable(self) -> bool:
-        """Whether a crash may still lead to a new incarnation: the socket is open."""
+        """Tell whether a crash may still lead to a new incarnation: the socket is open."""
         return self.state is CellState.RUNNING and not self.closing
 
     async def _end_life(self) -> bool:
@@ -599,7 +599,7 @@ class ConnectionCell(Cell):
 
     def _send_notice(self) -> None:
         assert self._close is not None
-        if self._state is ClosingState.PENDING:
+        if self._closing_state is ClosingState.PENDING:
             notice: Any = self._close.notice
             self._send(notice)
             self._grace_deadline = self.runtime.timers.after(
@@ -608,7 +608,7 @@ class ConnectionCell(Cell):
 
     def _signal(self, signal: Signal) -> None:
         """Ask the table, and do what it says."""
-        self._state, actions = TABLE[self._state, signal]
+        self._closing_state, actions = TABLE[self._closing_state, signal]
         for action in actions:
             self.closing = True
             _DO[action](self)
@@ -657,19 +657,19 @@ class ConnectionCell(Cell):
         now = self.runtime.clock()
         since = max(self._deadline_from, self.runtime.timers.awake_since(now))
         due = since + timeout
-        if self._state is not ClosingState.CLOSED:
+        if self._closing_state is not ClosingState.CLOSED:
             due = min(max(since, self._close_progressed_at(now)) + timeout, since + LONGEST * timeout)
         if now < due:
             self.runtime.timers.move(timer, min(due, now + timeout / 4))
             return
-        if self._state is ClosingState.CLOSED:
+        if self._closing_state is ClosingState.CLOSED:
             self.end_loop()  # what the peer sent before its end has had its time
         self._signal(Signal.DEADLINE)
 
     def _close_progressed_at(self, now: float) -> float:
         websocket, timeout = self.websocket, self._options.close
         outstanding, coming = websocket.transport.outstanding, 0
-        if self._state is ClosingState.SENT:  # the peer's Close comes behind what it was sending
+        if self._closing_state is ClosingState.SENT:  # the peer's Close comes behind what it was sending
             coming = self._late_bytes + websocket.assembled
         count = websocket.transport.written - outstanding + coming
         if self._close_progress is not None:
@@ -732,7 +732,7 @@ class ConnectionCell(Cell):
 
     @property
     def clean(self) -> bool:
-        """Whether the connection has ended, and both Close frames were exchanged."""
+        """Tell whether the connection has ended, and both Close frames were exchanged."""
         return self.ended_at is not None and None not in (self.websocket.sent, self.websocket.received)
 
     @property
@@ -742,7 +742,7 @@ class ConnectionCell(Cell):
 
     @property
     def report(self) -> CloseReport | None:
-        """How the connection ended; made when somebody wants to see it, and few do."""
+        """The report of a connection that has ended; made on demand, since few ask for it."""
         if self._report is None and self.ended_at is not None:
             sent, received = self.websocket.sent, self.websocket.received
             first = {Initiator.LOCAL: sent, Initiator.PEER: received}.get(self._initiator)
@@ -768,7 +768,7 @@ class ConnectionCell(Cell):
         if not self.runtime.in_thread or not self.is_own_task(self.runtime.backend.current_task()):
             await self.wait_stopped()
         elif self.ended_at is None:
-            if self._close is not None and self._close.drain and self._state is ClosingState.PENDING:
+            if self._close is not None and self._close.drain and self._closing_state is ClosingState.PENDING:
                 raise ActorMisuse(
                     "close(drain=True) waits for the queued messages, and they wait for this hook: do not "
                     "await it in the actor's own hooks"

@@ -21,7 +21,7 @@ from actors.timers import Timer
 
 @final
 class RunningHook:
-    """What the task of an actor is at, and the means to end it; made once, for all its hooks."""
+    """The hook that an actor's task runs, and the means to end it; made once, for all its hooks."""
 
     __slots__ = ("_runtime", "_scope", "_timer", "interrupted", "sent_at", "since", "task", "waits_for_peer")
 
@@ -48,7 +48,7 @@ class RunningHook:
         return scope
 
     def where(self) -> str | None:
-        """Where the hook waits, as ``file:line in function``; ``None`` between hooks."""
+        """Give the place where the hook waits, as ``file:line in function``; ``None`` between hooks."""
         if self.since is None or self.task is None:
             return None
         frame = waiting_frame(self.task)
@@ -56,7 +56,7 @@ class RunningHook:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the hook, or one before it in the same scope, was cancelled."""
+        """Tell whether the hook, or one before it in the same scope, was cancelled."""
         return self._scope is not None and self._scope.cancel_called
 
     def end_within(self, seconds: float | None, abandon: Callable[[], None]) -> None:

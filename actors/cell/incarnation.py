@@ -89,7 +89,7 @@ class _Resource:
 
     @property
     def is_task_group(self) -> bool:
-        """Whether leaving it only waits for its tasks, which nobody tells to end but by cancelling them."""
+        """Tell whether leaving it only waits for its tasks, which end by nothing but a cancellation."""
         if isinstance(self.value, trio.Nursery):
             return type(self.context_manager).__module__.startswith("trio.")  # not one around a nursery
         return isinstance(self.context_manager, TaskGroup | asyncio.TaskGroup)
@@ -130,13 +130,13 @@ class Owner(Protocol):
 
     @property
     def stopped(self) -> bool:
-        """Whether the actor has ended and is torn down."""
+        """Tell whether the actor has ended and is torn down."""
 
     def lives_in(self, incarnation: Incarnation) -> bool:
-        """Whether ``incarnation`` is the present life."""
+        """Tell whether ``incarnation`` is the present life."""
 
     def harmless(self, error: BaseException) -> bool:
-        """Whether a task or a resource may raise ``error`` without having failed."""
+        """Tell whether a task or a resource may raise ``error`` without having failed."""
 
     def task_failed(self, error: BaseException) -> None:
         """A task or a resource of the present life raised ``error``."""
@@ -150,7 +150,7 @@ class Owner(Protocol):
 
 @final
 class Incarnation:
-    """What one life of an actor owns."""
+    """The tasks, resources and timers of one life of an actor."""
 
     __slots__ = ("_cell", "_parker", "_resources", "_tasks", "_timers", "ended", "number")
 
@@ -174,7 +174,7 @@ class Incarnation:
         self._cell.runtime.spawn(self._run_task, task, function, args, name=task.name)
 
     def owns(self, task: object) -> bool:
-        """Whether ``task`` is one of this incarnation's tasks."""
+        """Tell whether ``task`` is one of this incarnation's tasks."""
         return any(own.task is task for own in self._tasks)
 
     async def _run_task(

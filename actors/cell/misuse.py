@@ -75,7 +75,7 @@ def _meant(name: str, hooks: tuple[str, ...]) -> str | None:
 
 
 def _slips(given: str, wanted: str) -> int:
-    """How many letters are missing, too many, other ones, or swapped with their neighbour."""
+    """Count the letters that are missing, too many, other ones, or swapped with their neighbour."""
     if abs(len(given) - len(wanted)) > 2:
         return 3
     before: list[int] = []
@@ -92,7 +92,7 @@ def _slips(given: str, wanted: str) -> int:
 
 
 async def taken(result: Any) -> Any:
-    """What a hook returned, awaited if it can be; raises ``TypeError`` for a generator, which nobody runs."""
+    """Await what a hook returned, if it can be; raises ``TypeError`` for a generator, which nobody runs."""
     if isinstance(result, Closing):  # no harm is done if it is never awaited
         return result
     if isawaitable(result):

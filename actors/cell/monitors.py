@@ -54,7 +54,7 @@ class Monitored(Target, Protocol):
 
 @final
 class Monitors:
-    """What a cell knows of others that it monitors or that monitor it; most cells never need one."""
+    """The actors that a cell monitors and those that monitor it; most cells never need one."""
 
     __slots__ = ("by", "of")
 

@@ -63,7 +63,7 @@ def switching(key: str) -> bytes:
 
 @lru_cache(maxsize=64)  # a server has few names
 def is_host(value: str) -> bool:
-    """Whether ``value`` is one of a ``Host`` field: a host, and perhaps a port (RFC 9110, section 7.2)."""
+    """Tell whether ``value`` fits a ``Host`` field: a host, perhaps with a port (RFC 9110, section 7.2)."""
     return _HOST.fullmatch(value) is not None
 
 

@@ -91,7 +91,7 @@ class IncompleteFrame:
         return joined(self._pieces, text=self._header[0] == _TEXT)
 
     def as_it_came(self) -> bytes:
-        """What of the frame has come."""
+        """Give the bytes of the frame that have come."""
         return self._header + apply_mask(b"".join(self._pieces), self._header[-4:])
 
 

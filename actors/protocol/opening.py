@@ -57,7 +57,7 @@ class HandshakeRefused(Exception):
 
 
 def is_head(data: bytes) -> bool:
-    """Whether ``data`` is a head, with nothing behind it: mostly one comes alone and at once."""
+    """Tell whether ``data`` is a head, with nothing behind it: mostly one comes alone and at once."""
     return data.find(b"\r\n\r\n") == len(data) - 4 and 4 <= len(data) <= MAX_HEAD
 
 
@@ -141,7 +141,7 @@ def fields_of(head: bytes) -> list[tuple[str, str]]:
 
 
 def wants_websocket(head: bytes) -> bool:
-    """Whether the head asks for an upgrade to WebSocket; nothing else of it is looked at."""
+    """Tell whether the head asks for an upgrade to WebSocket; nothing else of it is looked at."""
     return _UPGRADE.search(head) is not None
 
 
@@ -382,7 +382,7 @@ class _Refused:
 
 
 def asks_whether_ready(head: bytes, path: str | None) -> bool:
-    """Whether ``head`` is that of ``GET path``, or of HEAD."""
+    """Tell whether ``head`` is that of ``GET path``, or of HEAD."""
     return path is not None and head.startswith(_probes_of(path))
 
 

@@ -55,7 +55,7 @@ _AT_EOF = StreamReader.at_eof.__code__
 
 
 class Receiver(Interface):
-    """Who gets what happens on the WebSocket: the cell."""
+    """The receiver of what happens on the WebSocket: the cell."""
 
     def received_many(self, messages: list[str | bytes], size: int) -> None:
         """Whole data messages came together, in frames of ``size`` bytes."""
@@ -76,14 +76,14 @@ class Receiver(Interface):
         """The stream ended; nothing comes any more.  May be called more than once."""
 
     def writable(self) -> None:
-        """What was queued has gone below the high water mark."""
+        """Less than the high water mark is queued again."""
 
 
 NO_LIMIT = sys.maxsize
 
 
 class WireLimits(NamedTuple):
-    """What a peer may send."""
+    """The limits of what a peer may send."""
 
     max_message: int = NO_LIMIT
     """Bytes of one message."""
@@ -191,7 +191,7 @@ class WebSocket:
 
     @property
     def unfinished(self) -> bool:
-        """Whether some fragments of a message have come, and not its last one."""
+        """Tell whether some fragments of a message have come, and not its last one."""
         return self._fragments is not None
 
     def restart_assembly(self, now: float) -> None:
@@ -359,7 +359,7 @@ class WebSocket:
         self._receiver.peer_closed()
 
     def _answered(self, pong: bytes | bytearray | memoryview | None) -> bool:
-        """Whether this is the payload of the pong that is missing; if so, it is no more."""
+        """Tell whether this is the payload of the pong that is missing; if so, it is no more."""
         if self.ping_sent_at is None or pong != self.pings.to_bytes(PING_SIZE, "big"):
             return False
         self.round_trip = self.last_received - self.ping_sent_at
@@ -585,7 +585,7 @@ def frame_of(message: str | bytes) -> bytes:
 
 
 def _awaits_frame(protocol: Protocol) -> bool:
-    """Whether the protocol waits for the first byte of a frame.
+    """Tell whether the protocol waits for the first byte of a frame.
 
     Its buffer does not tell: it is empty between the header of a frame and the payload, too.
     """

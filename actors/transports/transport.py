@@ -15,7 +15,7 @@ LINGER_PAUSE = 0.001
 
 
 class Sink(Protocol):
-    """Who gets the bytes: the upgrade first, then the WebSocket."""
+    """The receiver of the bytes: the upgrade first, then the WebSocket."""
 
     def data(self, data: bytes) -> None:
         """Bytes came from the peer."""

@@ -25,7 +25,7 @@ MAX_VOTES = 65_536
 
 @final
 class Breaker:
-    """Which addresses have only crashed; pure, the time is an argument."""
+    """The addresses that have only crashed; pure, the time is an argument."""
 
     __slots__ = ("_addresses", "_pause", "_voters", "votes")
 
@@ -41,7 +41,7 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether the addresses that have only crashed are refused."""
+        """Tell whether the addresses that have only crashed are refused."""
         return len(self._voters) >= self._addresses
 
     def crashed(self, address: str | None, now: float) -> bool:

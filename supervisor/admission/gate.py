@@ -62,7 +62,7 @@ TELL_AFTER = 8
 
 @final
 class _Address:
-    """What is known about one client address."""
+    """The bookkeeping of one client address."""
 
     __slots__ = ("bucket", "counts")
 
@@ -131,17 +131,17 @@ class Gate:
         return sum(self._counts)
 
     def count(self, kind: int) -> int:
-        """How many connections of one kind there are."""
+        """Give the number of connections of one kind."""
         return self._counts[kind]
 
     @property
     def known_addresses(self) -> int:
-        """How many addresses the bookkeeping has."""
+        """The number of addresses in the bookkeeping."""
         return len(self._addresses)
 
     @property
     def crowded(self) -> bool:
-        """Whether more connections are refused than there is room to answer."""
+        """Tell whether more connections are refused than there is room to answer."""
         return self._refused_now > MAX_REFUSED
 
     # -- the way of a connection ---------------------------------------------------------------
@@ -348,7 +348,7 @@ class Gate:
                 del self._keys[key]
 
     def _is_full(self, ticket: Ticket, kind: int) -> bool:
-        """Whether one more of a kind is too many, for the server or for its address."""
+        """Tell whether one more of a kind is too many, for the server or for its address."""
         counts = ticket.counts
         return self._counts[kind] >= self._most[kind] or (
             counts is not None and counts[kind] >= self._most_each[kind]
@@ -462,7 +462,7 @@ def _host_of(peer: str) -> IPAddress | None:
 
 
 def _group(host: IPAddress) -> str:
-    """What stands for a client: its IPv4 address, or its IPv6 /64."""
+    """Give what stands for a client: its IPv4 address, or its IPv6 /64."""
     if isinstance(host, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((host, 64), strict=False))
     return str(host)
@@ -473,7 +473,7 @@ def _within(host: IPAddress, nets: Sequence[Network]) -> bool:
 
 
 def _call_key(key: Callable[[Request], Hashable], request: Request) -> Hashable:
-    """What the program says that ``request`` counts for; raises ``HandshakeRefused`` when it fails."""
+    """Ask the program what ``request`` counts for; raises ``HandshakeRefused`` when it fails."""
     try:
         found = key(request)
         hash(found)

@@ -20,7 +20,7 @@ _WITH_DEFAULTS = ("max_connections", "max_http", "max_opening", "http_per_addres
 
 
 class Kind(IntEnum):
-    """What a connection wants, and so which caps it meets; an index."""
+    """The kind of a connection, which says what caps it meets; an index."""
 
     OPENING = 0
     """Not known yet, or it was refused: from accept on, until it ends or becomes one of the others."""
@@ -33,7 +33,7 @@ OPENING, HTTP, WEBSOCKET = map(int, Kind)
 
 
 class Cap(NamedTuple):
-    """How many connections of one kind there may be; ``None``: any number."""
+    """The cap of one kind of connection; ``None``: any number."""
 
     total: int | None
     each: int | None
@@ -43,7 +43,7 @@ class Cap(NamedTuple):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """Who may connect to a server; ``None`` switches a cap off.
+    """The rules for who may connect to a server; ``None`` switches a cap off.
 
     Raises ``TypeError`` and ``ValueError`` naming the option.
     """
@@ -125,12 +125,12 @@ def _or(given: int | NotGiven | None, default: int) -> int | None:
 
 
 def _part(total: int | None, parts: int) -> int:
-    """What one address may have of ``total`` connections."""
+    """Give the share of one address in ``total`` connections."""
     return 512 if total is None else min(512, total // parts)
 
 
 def descriptor_limit() -> int:
-    """How many descriptors this process may have."""
+    """Give the number of descriptors that this process may have."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1 << 30 if soft == resource.RLIM_INFINITY else soft
 

@@ -19,6 +19,6 @@ def _origin_of(text: str) -> tuple[str, str, int | None] | None:
 
 
 def _same_host(origin: str, host: str) -> bool:
-    """Whether ``origin`` is a page of this ``host``; ``null`` is nobody's."""
+    """Tell whether ``origin`` is a page of this ``host``; ``null`` is nobody's."""
     page = _origin_of(origin)
     return page is not None and page == _origin_of(f"{page[0]}://{host}")

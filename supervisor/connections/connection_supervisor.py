@@ -16,7 +16,7 @@ from supervisor.admission.gate import Gate, Ticket
 from supervisor.cell_options import bounds_of
 from supervisor.connections.watch import Watch
 from supervisor.description import Description, describe_cell
-from supervisor.environment import Surroundings
+from supervisor.environment import Environment
 from supervisor.events import (
     ActorCrashed,
     ActorRestarted,
@@ -48,7 +48,7 @@ class Connections(Sized, Iterable[ActorRef]):
 
 @final
 class _Child:
-    """What the supervisor knows about one connection; parts for restarts are made when one is needed."""
+    """One connection as the supervisor knows it; parts for restarts are made on demand."""
 
     __slots__ = ("backoff", "born_at", "policy", "started", "ticket", "watch", "window")
 
@@ -70,25 +70,25 @@ class ConnectionSupervisor:
     It has no budget of its own: no connection's end or restart touches another one.
     """
 
-    __slots__ = ("_around", "_cells", "_emptied", "_gate", "view")
+    __slots__ = ("_cells", "_emptied", "_environment", "_gate", "view")
 
-    def __init__(self, around: Surroundings, gate: Gate) -> None:
-        self._around = around
+    def __init__(self, environment: Environment, gate: Gate) -> None:
+        self._environment = environment
         self._gate = gate
         self._cells: dict[ConnectionCell, _Child] = {}
-        self._emptied = around.runtime.backend.parker()
+        self._emptied = environment.runtime.backend.parker()
         self.view = Connections(self._cells)
 
     def options(self, policy: Policy) -> ConnectionOptions:
-        """What a cell under ``policy`` is to be made with, to become a child of this supervisor."""
+        """Give the options of a cell under ``policy`` that is to become a child of this supervisor."""
         timeouts, limits = policy.timeouts, policy.limits
         return ConnectionOptions(
             bounds=bounds_of(policy),
             overflow=policy.overflow,
             close=timeouts.close,
             teardown=timeouts.teardown,
-            names=self._around.registry,
-            topics=self._around.topics,
+            names=self._environment.registry,
+            topics=self._environment.topics,
             most_topics=limits.topics,
             send_limit=limits.send_limit,
             message_rate=limits.message_rate,
@@ -102,8 +102,8 @@ class ConnectionSupervisor:
     def start(self, cell: ConnectionCell, policy: Policy, ticket: Ticket, timer: Timer | None) -> None:
         """Take over a cell whose WebSocket is open, its place and its timer; the caller runs it."""
         self._cells[cell] = _Child(policy, Watch(cell, policy, timer), ticket, cell.websocket.opened_at)
-        self._around.registry.register(cell.id, cell)
-        hooks, request = self._around.hooks, cell.request
+        self._environment.registry.register(cell.id, cell)
+        hooks, request = self._environment.hooks, cell.request
         if heard(hooks, logging.DEBUG):
             tell(hooks, ConnectionOpened(cell.id, request.path, request.client, request.subprotocol))
 
@@ -115,7 +115,7 @@ class ConnectionSupervisor:
     def crashed(self, cell: Cell, error: BaseException) -> Reaction:
         """Called by a cell whose hook, task or resource raised ``error``: say what is done about it."""
         assert isinstance(cell, ConnectionCell)
-        tell(self._around.hooks, ActorCrashed(cell.ref, error))
+        tell(self._environment.hooks, ActorCrashed(cell.ref, error))
         child = self._cells.get(cell)
         if child is None or child.policy.crash is OnCrash.CLOSE:
             return Reaction.STOP
@@ -136,7 +136,7 @@ class ConnectionSupervisor:
         now = cell.runtime.clock()
         delay = child.backoff.next_delay(now - child.born_at, random.random())
         child.born_at = now + delay
-        tell(self._around.hooks, ActorRestarted(cell.ref, cell.incarnation_number + 1))
+        tell(self._environment.hooks, ActorRestarted(cell.ref, cell.incarnation_number + 1))
         return delay
 
     def exited(self, cell: Cell) -> None:
@@ -151,9 +151,9 @@ class ConnectionSupervisor:
                 self._gate.crashed(child.ticket)
             else:
                 self._gate.got_through()
-        self._around.registry.forget(cell.id, cell)
-        self._around.topics.forget(cell)
-        hooks, request = self._around.hooks, cell.request
+        self._environment.registry.forget(cell.id, cell)
+        self._environment.topics.forget(cell)
+        hooks, request = self._environment.hooks, cell.request
         if heard(hooks, level_of_end(cell.leaks, clean=cell.clean)):
             began, ended = cell.torn_down_at
             report, took = cell.report, ended - began
@@ -168,7 +168,7 @@ class ConnectionSupervisor:
 
     def describe(self) -> Description:
         """The connections as plain data."""
-        now = self._around.runtime.clock()
+        now = self._environment.runtime.clock()
         children = tuple(
             describe_cell(
                 cell,
@@ -186,7 +186,7 @@ class ConnectionSupervisor:
         """Close every connection at once; those still there after ``within`` seconds are aborted."""
         for cell in self.cells():
             cell.close(close)
-        if not await self._around.runtime.wait(self._emptied, lambda: not self._cells, within):
+        if not await self._environment.runtime.wait(self._emptied, lambda: not self._cells, within):
             for cell in self.cells():
                 cell.abort()
-            await self._around.runtime.wait(self._emptied, lambda: not self._cells, None)
+            await self._environment.runtime.wait(self._emptied, lambda: not self._cells, None)

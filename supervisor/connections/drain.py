@@ -22,7 +22,7 @@ PROGRESS_EVERY = 1.0
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
-    """How a server is drained when its program is told to end.
+    """The drain of a server whose program is told to end.
 
     Raises ``TypeError`` and ``ValueError`` naming the option.
     """

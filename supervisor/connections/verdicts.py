@@ -16,7 +16,7 @@ from supervisor.policies import (
 
 
 class Facts(NamedTuple):
-    """What is known about an open connection; times are seconds of one monotonic clock.
+    """The facts about an open connection; times are seconds of one monotonic clock.
 
     ``lifetime_ends`` and ``next_ping`` were chosen with jitter by whoever keeps the connection.
     """
@@ -45,7 +45,7 @@ class Facts(NamedTuple):
 
 
 class Verdict(Enum):
-    """What is to be done about an open connection now."""
+    """The verdict on an open connection."""
 
     NOTHING = auto()
     PING = auto()

@@ -170,7 +170,7 @@ class Watch:
             self._taken_at = now
 
     def _assembled_at(self, since: float, now: float) -> float:
-        """When more of the incomplete message came that has been coming since ``since``."""
+        """Give the time at which more of the message came that has been coming since ``since``."""
         websocket = self._cell.websocket
         count = websocket.assembled
         if self._assembly is None or self._assembly_of != since:
@@ -180,7 +180,7 @@ class Watch:
         return self._assembly.look(count, now)
 
     def _idle_since(self, now: float, assembled_at: float) -> float:
-        """When data flowed last, or a hook ran, or a message waited for one.
+        """Give the time at which data last flowed, a hook ran, or a message waited for one.
 
         A hook that waits for the peer to take something is no more at work than the peer is.
         """
@@ -192,7 +192,7 @@ class Watch:
         return max(cell.websocket.last_message, self._active_at, self._taken_at, assembled_at)
 
     def _restart_clocks(self, now: float) -> None:
-        """What the peer sends is not read, since this side does not want to: blame nobody for it."""
+        """Blame nobody for what is not read, since this side does not want to."""
         websocket = self._cell.websocket
         if self._ping_sent is not None and websocket.last_received <= self._ping_sent:
             self._ping_sent = now
@@ -210,7 +210,7 @@ class Watch:
             self._cell.runtime.timers.move(self._timer, next_look)
 
     def _ping_after(self, now: float) -> float:
-        """When the next ping is due: at the same time as others, as far as the jitter leaves that open.
+        """Give the time of the next ping: the same as others', as far as the jitter leaves that open.
 
         A ping that wakes the process costs twice as much as one of fifty; and hundreds at a time would
         hold up whatever else is to be done.

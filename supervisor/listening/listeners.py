@@ -83,7 +83,7 @@ async def listen(
 
 @final
 class _Trouble:
-    """What is done about an error of accept(2): one connection's costs nothing, one of the process time."""
+    """The reaction to errors of accept(2): one connection's costs nothing, one of the process time."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._clock = runtime.clock

@@ -32,7 +32,7 @@ from supervisor.admission.gate import Gate
 from supervisor.admission.options import Admission
 from supervisor.connections.connection_supervisor import Connections, ConnectionSupervisor
 from supervisor.connections.drain import Drain, Draining
-from supervisor.environment import Surroundings
+from supervisor.environment import Environment
 from supervisor.events import DrainReport, Hook, ServerStarted, ServerStopped, check_hooks, log_event, tell
 from supervisor.listening.listeners import Listeners, listen
 from supervisor.listening.routes import Route, Router
@@ -205,12 +205,12 @@ class Server:
 
     @property
     def accepting(self) -> bool:
-        """Whether upgrades are welcome: not while it is drained, and not afterwards or when it stops."""
+        """Tell whether upgrades are welcome: not while it is drained, and not afterwards or when it stops."""
         return self.site.accepting
 
     @property
     def ready(self) -> bool:
-        """Whether new connections are welcome: the server listens, and is not drained or stopped."""
+        """Tell whether new connections are welcome: the server listens, and is not drained or stopped."""
         return self.site.ready
 
     @property
@@ -232,7 +232,7 @@ class Server:
 
     @property
     def refused(self) -> Mapping[str, int]:
-        """How many connections were refused or given up before 101, by reason.
+        """The number of connections refused or given up before 101, by reason.
 
         A reason is the option of ``Admission`` that says so, ``"handshakes"`` or ``"descriptors"``;
         ``"no_request"`` for a request that never came, ``"on_upgrade"`` for one that this has not answered
@@ -417,7 +417,7 @@ class Server:
     async def _start(self, sockets: list[socket.socket], host: Host) -> None:
         """Runs in the host task: the services first, then the listeners."""
         runtime, site = host.runtime, self.site
-        environment = Surroundings(runtime, self.registry, site.hooks, self._given_policy)
+        environment = Environment(runtime, self.registry, site.hooks, self._given_policy)
         gate = Gate(self._admission, runtime.clock)
         connections = ConnectionSupervisor(environment, gate)
         site.begin(environment, gate, connections)

@@ -75,7 +75,7 @@ _before: dict[int, Any] = {}
 
 
 def _only_ends(handler: Any) -> bool:
-    """Whether a handler does no more than to end the program."""
+    """Tell whether a handler does no more than to end the program."""
     function = handler.func if isinstance(handler, partial) else handler
     return (
         handler is signal.SIG_DFL

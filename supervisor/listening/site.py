@@ -13,7 +13,7 @@ from actors.wakeup import Parker
 from supervisor.admission.gate import Gate, Ticket
 from supervisor.cell_options import wire_limits_of
 from supervisor.connections.connection_supervisor import ConnectionSupervisor
-from supervisor.environment import Surroundings
+from supervisor.environment import Environment
 from supervisor.events import Hook
 from supervisor.listening.routes import Route, Router
 from supervisor.policies import Policy
@@ -35,7 +35,7 @@ Forward = Callable[[Transport, bytes, Ticket], None]
 
 @final
 class Site:
-    """What a server is to those who accept connections for it, pipe them, and bring them back.
+    """The server as seen by those who accept connections for it, pipe them, and bring them back.
 
     What it has with a runtime is there from ``begin`` on.
     """
@@ -59,7 +59,7 @@ class Site:
     )
 
     runtime: Runtime
-    environment: Surroundings
+    environment: Environment
     gate: Gate
     connections: ConnectionSupervisor
     no_upgrades: Parker
@@ -83,7 +83,7 @@ class Site:
         self.upgrades: set[Upgrading] = set()
         self._terms: dict[Route, Terms] = {}
 
-    def begin(self, environment: Surroundings, gate: Gate, connections: ConnectionSupervisor) -> None:
+    def begin(self, environment: Environment, gate: Gate, connections: ConnectionSupervisor) -> None:
         """Work in ``environment`` from now on."""
         self.environment = environment
         self.runtime = environment.runtime
@@ -99,11 +99,11 @@ class Site:
 
     @property
     def ready(self) -> bool:
-        """Whether new connections are welcome: the server listens, and is not drained or stopped."""
+        """Tell whether new connections are welcome: the server listens, and is not drained or stopped."""
         return self.listening and self.accepting
 
     def terms_of(self, route: Route) -> Terms:
-        """What every connection of ``route`` gets."""
+        """Give the terms of every connection of ``route``."""
         terms = self._terms.get(route)
         if terms is None:
             terms = self._terms[route] = Terms(route, self.environment.policy, self.connections)
@@ -127,7 +127,7 @@ def check_ready_path(path: str | None) -> str | None:
 
 @final
 class Terms:
-    """What every connection of one route gets under a server's policy; worked out once."""
+    """The terms of every connection of one route under a server's policy; worked out once."""
 
     __slots__ = ("actor", "asks_class", "codec", "options", "policy", "subprotocols", "wire")
 

@@ -140,7 +140,7 @@ def unlink_own(path: str, file: tuple[int, int] | None) -> None:
 
 
 def _dead_socket(path: str) -> bool:
-    """Whether ``path`` is a socket that nobody listens on: what a killed server leaves."""
+    """Tell whether ``path`` is a socket that nobody listens on: what a killed server leaves."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return False

@@ -44,7 +44,7 @@ logger = logging.getLogger("supervisor")
 
 
 class Stage(Enum):
-    """How far an upgrade is."""
+    """The stage of an upgrade."""
 
     READING = auto()
     """The head is awaited."""

@@ -15,7 +15,7 @@ _FIRST_SOURCE = int(ipaddress.IPv4Address("127.1.0.1"))
 
 @final
 class Sources:
-    """Which loopback address Robyn sees for which client: Linux has the whole of 127.0.0.0/8.
+    """The loopback addresses that stand for clients at Robyn: Linux has the whole of 127.0.0.0/8.
 
     A client keeps its address for as long as it has connections, and as it is one of the last
     ``MAX_SOURCES``.  127.0.0.1 stands for itself, and for every client where there is no other.

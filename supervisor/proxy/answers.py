@@ -37,7 +37,7 @@ class Answers:
 
     @property
     def between(self) -> bool:
-        """Whether nothing of another one was there yet."""
+        """Tell whether nothing of another one was there yet."""
         return not (self._left or self._head or self._chunks is not None or self._endless)
 
     def feed(self, data: bytes) -> None:

@@ -32,7 +32,7 @@ _AT_ONCE = 64
 
 
 class Word(Enum):
-    """What a message says; its first byte."""
+    """The first byte of a message, which says what it is about."""
 
     PIPE = b"p"
     """To the pump, with a connection: a line with its number and its source, what was read of it."""
@@ -88,7 +88,7 @@ class Channel:
         return True
 
     def has_room(self, size: int) -> bool:
-        """Whether a connection with ``size`` bytes may wait; ``send`` itself refuses nothing."""
+        """Tell whether a connection with ``size`` bytes may wait; ``send`` itself refuses nothing."""
         return self._waiting_size + size <= ROOM
 
     def send(self, word: Word, data: bytes = b"", descriptor: int | None = None) -> None:

@@ -49,7 +49,7 @@ class Head(NamedTuple):
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether ``data`` is the right head of one request without a body, and no more: what most reads bring.
+    """Tell whether ``data`` is the head of one request without a body, and no more, as mostly.
 
     ``read_head`` would pass it on as it is, and not as the last one.
     """

@@ -61,7 +61,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Site(Protocol):
-    """Whose pipes they are: the server's, or the pump's in its own process."""
+    """The owner of the pipes: the server's site, or the pump in its own process."""
 
     runtime: Runtime
     policy: Policy
@@ -70,7 +70,7 @@ class Site(Protocol):
 
 
 class PipeState(Enum):
-    """How far a pipe is."""
+    """The state of a pipe."""
 
     CONNECTING = auto()
     OPEN = auto()

@@ -91,7 +91,7 @@ class Pump:
 
     @property
     def ready(self) -> bool:
-        """Whether there is one that takes connections."""
+        """Tell whether there is one that takes connections."""
         return self._ready
 
     @property

@@ -94,7 +94,7 @@ class Requests:
 
     @property
     def in_part(self) -> bool:
-        """Whether a request was passed on that is not complete."""
+        """Tell whether a request was passed on that is not complete."""
         return self.begun > self.whole
 
     def feed(self, data: bytes) -> bytes:
@@ -128,7 +128,7 @@ class Requests:
         return b"".join(passed)
 
     def _is_plain(self, data: bytes) -> bool:
-        """Whether ``data`` is passed on as it is; a client that asks again mostly asks in the same words."""
+        """Tell whether ``data`` is passed on as it is; clients mostly ask in the same words again."""
         plain = is_plain(data) and not asks_whether_ready(data, self._ready_path)
         if plain and len(data) <= KEPT:
             self._plain = data

@@ -188,7 +188,7 @@ class RobynSockets:
 
     @property
     def ready(self) -> bool:
-        """Whether new connections are welcome: it serves, and is not being drained or stopped."""
+        """Tell whether new connections are welcome: it serves, and is not being drained or stopped."""
         return self.server.ready
 
     @property

@@ -40,7 +40,7 @@ class _Function:
 
     @property
     def plain(self) -> bool:
-        """Whether it does its work when it is called, not when what it returns is awaited."""
+        """Tell whether it does its work when it is called, not when what it returns is awaited."""
         call = self.function if inspect.isroutine(self.function) else type(self.function).__call__
         return not inspect.iscoroutinefunction(inspect.unwrap(call))
 
@@ -89,7 +89,7 @@ _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
 def _takes_report(second: Parameter) -> bool:
-    """Whether the second parameter of a function for ``"close"`` is the report, not a name to look up."""
+    """Tell whether the second parameter of a function for ``"close"`` is the report."""
     told = second.annotation in (CloseReport, "CloseReport")
     return second.name == "report" or told or second.kind is Parameter.POSITIONAL_ONLY
 

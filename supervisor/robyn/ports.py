@@ -34,7 +34,7 @@ def _ip_address(host: str) -> str:
 def _sockets(
     parent: Parent | None, host: str, port: int, websocket_port: int | None
 ) -> tuple[socket.socket, list[socket.socket]]:
-    """What keeps Robyn's port, and what our listener listens on."""
+    """Make the socket that keeps Robyn's port, and those that we listen on."""
     if parent is not None:
         public = parent.sockets
         return (_reserve("127.0.0.1", 0) if websocket_port is None else public.pop(0)), public

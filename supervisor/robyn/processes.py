@@ -65,7 +65,7 @@ KILLED_WITHIN = 5.0
 
 @final
 class Parent:
-    """What a child has from its parent: its sockets, and a tie that tells each of the other's end."""
+    """The parent as a child knows it: its sockets, and a tie that tells each of the other's end."""
 
     def __init__(self, tie: socket.socket, sockets: list[socket.socket]) -> None:
         self.sockets = sockets
@@ -139,12 +139,12 @@ class Deadlines:
     end: tuple[float | None, float | None, float | None]
 
     def end_when_told(self, times: int) -> float | None:
-        """How long a process has to end, once it was told ``times`` times."""
+        """Give the seconds that a process has to end, once it was told ``times`` times."""
         return _later(self.end[min(times, len(self.end)) - 1])
 
     @property
     def end_when_retired(self) -> float | None:
-        """How long a process has to end, once another one has its place."""
+        """The seconds that a process has to end, once another one has its place."""
         return _later(self.retire)
 
 
@@ -427,7 +427,7 @@ class Processes:
         return self._stopping.is_set()
 
     def _may_follow(self, place: _Place, child: _Child, status: int) -> bool:
-        """Whether another process takes the place of one that ended without having been told to."""
+        """Tell whether another process takes the place of one that ended without having been told to."""
         if status == 0 and child.serves:
             logger.info("%s has ended, and with it the program", child.name)
         elif not place.served:

@@ -18,7 +18,7 @@ from supervisor.tree.strategies import Restart
 
 
 class Life(Protocol):
-    """What lives as a child: the cell of a service, or a supervisor at work."""
+    """The life of a child: the cell of a service, or a supervisor at work."""
 
     id: str
     exit_reason: ExitReason
@@ -26,7 +26,7 @@ class Life(Protocol):
 
     @property
     def stopped(self) -> bool:
-        """Whether it has ended."""
+        """Tell whether it has ended."""
 
     async def run(self) -> None:
         """Run it from its start to its end."""
@@ -80,18 +80,18 @@ class Child:
 
     @property
     def restart(self) -> Restart:
-        """When it is started again."""
+        """The rule by which it is started again."""
         assert self.spec.restart is not None, "a spec fills it in"
         return self.spec.restart
 
     @property
     def alive(self) -> bool:
-        """Whether it runs, or will when its time comes."""
+        """Tell whether it runs, or will when its time comes."""
         return self.life is not None or self.waits_with is not None
 
     @property
     def title(self) -> str:
-        """How messages call it."""
+        """The name that messages give it."""
         actor = self.spec.actor
         return self.spec.name or (actor.__name__ if isinstance(actor, type) else "supervisor")
 
@@ -113,7 +113,7 @@ class Child:
 
 @final
 class Answer:
-    """What somebody waits for who asked a supervisor to do something; from any event loop."""
+    """The answer to a request to a supervisor; awaited from any event loop."""
 
     __slots__ = ("_waiter", "child", "error", "event", "ref", "undo")
 

@@ -30,7 +30,7 @@ from actors.cell.cell import Cell, CellOptions, Reaction
 from actors.errors import ActorError, ActorStopped, ChildStartFailed, RestartLimitReached
 from supervisor.cell_options import bounds_of
 from supervisor.description import Description, describe_cell
-from supervisor.environment import Surroundings
+from supervisor.environment import Environment
 from supervisor.events import ActorCrashed, ActorRestarted, tell
 from supervisor.handler_watch import HandlerWatch
 from supervisor.policies import Policy
@@ -50,9 +50,9 @@ class Node:
     """One supervisor at work; to its parent it looks like a cell."""
 
     __slots__ = (
-        "_around",
         "_born_at",
         "_children",
+        "_environment",
         "_events",
         "_killed",
         "_on_exit",
@@ -73,7 +73,7 @@ class Node:
 
     def __init__(
         self,
-        around: Surroundings,
+        environment: Environment,
         supervisor: SupervisorSpec,
         outer: Policy | None,
         *,
@@ -81,20 +81,20 @@ class Node:
         on_started: Callable[[], None],
         on_exit: Callable[[Node], None],
     ) -> None:
-        self._around = around
+        self._environment = environment
         self._supervisor = supervisor
         self._policy = (supervisor.policy or Policy()).over(outer)
         self._on_started = on_started
         self._on_exit = on_exit
         self._events: deque[Callable[[], Awaitable[None]]] = deque()
         self._requests: set[Answer] = set()
-        self._parker = around.runtime.backend.parker()
+        self._parker = environment.runtime.backend.parker()
         self._stopping = False
         self._killed = False
         self._when_stopped: list[Callable[[], None]] = []
         self._window = RestartWindow(supervisor.limit)
         self._children = [Child(spec, self._policy) for spec in supervisor.children]
-        self._born_at = around.runtime.clock()
+        self._born_at = environment.runtime.clock()
         self.id = name or supervisor.name or f"supervisor-{secrets.token_hex(4)}"
         self.started = False
         self.stopped = False
@@ -119,7 +119,7 @@ class Node:
                 else:
                     await self._parker.park()
         except BaseException as error:
-            if self._around.runtime.ending:
+            if self._environment.runtime.ending:
                 raise
             self._give_up(error)
         for child in reversed(self._children):
@@ -173,7 +173,7 @@ class Node:
         child.waits_with = None
         child.started = False
         child.lives += 1
-        child.born_at = self._around.runtime.clock()
+        child.born_at = self._environment.runtime.clock()
         try:
             life = self._make(child)
         except Exception as error:
@@ -181,8 +181,8 @@ class Node:
             failed.__cause__ = error
             return failed
         child.life = life
-        self._around.runtime.spawn(life.run, name=f"{child.title} {life.id}")
-        await self._around.runtime.wait(
+        self._environment.runtime.spawn(life.run, name=f"{child.title} {life.id}")
+        await self._environment.runtime.wait(
             self._parker, lambda: child.started or life.stopped or self._stopping, None
         )
         if life.stopped and not child.started and _failed(life):
@@ -192,7 +192,7 @@ class Node:
         return None
 
     def _make(self, child: Child) -> Life:
-        spec, around = child.spec, self._around
+        spec, environment = child.spec, self._environment
 
         def started(*_: object) -> None:
             child.started = True
@@ -200,7 +200,7 @@ class Node:
 
         if not isinstance(spec.actor, type):
             return Node(
-                around,
+                environment,
                 spec.actor,
                 self._policy,
                 name=child.id,
@@ -209,28 +209,28 @@ class Node:
             )
         actor, policy = spec.actor, child.policy
         cell = Cell(
-            around.runtime,
+            environment.runtime,
             lambda: actor(*spec.args),
             id=child.id,
             options=CellOptions(
                 bounds=bounds_of(policy),
                 overflow=policy.overflow,
                 teardown=policy.timeouts.teardown,
-                names=around.registry,
-                topics=around.topics,
+                names=environment.registry,
+                topics=environment.topics,
                 on_crash=self._crashed,
                 on_started=started,
                 on_exit=lambda cell: self._exited(child, cell),
             ),
         )
-        around.registry.register(cell.id, cell)
+        environment.registry.register(cell.id, cell)
         child.cells.add(cell)
         if policy.timeouts.handler is not None:
             child.watch = HandlerWatch(cell, policy.timeouts.handler)
         return cell
 
     def _crashed(self, cell: Cell, error: BaseException) -> Reaction:
-        tell(self._around.hooks, ActorCrashed(cell.ref, error))
+        tell(self._environment.hooks, ActorCrashed(cell.ref, error))
         return Reaction.STOP
 
     # -- ends ----------------------------------------------------------------------------------
@@ -238,8 +238,8 @@ class Node:
     def _exited(self, child: Child, life: Life) -> None:
         """Called by a life at its end, in its own task."""
         if isinstance(life, Cell):
-            self._around.registry.forget(life.id, life)
-            self._around.topics.forget(life)
+            self._environment.registry.forget(life.id, life)
+            self._environment.topics.forget(life)
             if life.leaks:
                 logger.warning("%r left behind: %s", life.ref, ", ".join(life.leaks))
         if child.life is life:
@@ -268,7 +268,7 @@ class Node:
         self, child: Child, reason: ExitReason, error: BaseException | None, life: Life | None = None
     ) -> None:
         """Do what the strategy says about a child that is to be started again, if the budgets allow it."""
-        now = self._around.runtime.clock()
+        now = self._environment.runtime.clock()
         for owner, window in ((repr(self), self._window), (f"child {child.title!r}", child.window)):
             if not window.allow(now):
                 spent = RestartLimitReached(
@@ -279,7 +279,7 @@ class Node:
                 self._give_up(spent)
                 return
         if isinstance(life, Cell):
-            tell(self._around.hooks, ActorRestarted(life.ref, child.lives + 1))
+            tell(self._environment.hooks, ActorRestarted(life.ref, child.lives + 1))
         order = [one.restart for one in self._children]
         what = plan(self._supervisor.strategy, order, self._children.index(child))
         stop = [self._children[number] for number in what.stop]
@@ -294,7 +294,7 @@ class Node:
         if not delay:
             await self._start_again(start)
         else:
-            self._around.runtime.timers.after(delay, partial(self._restart_due, start))
+            self._environment.runtime.timers.after(delay, partial(self._restart_due, start))
 
     def _restart_due(self, children: list[Child]) -> None:
         self._events.append(partial(self._start_again, children))
@@ -323,7 +323,7 @@ class Node:
         if life is None:
             return
         child.end_watch()
-        runtime = self._around.runtime
+        runtime = self._environment.runtime
         patience = 0.0 if self._killed else child.spec.shutdown_seconds
         life.exit_with(ExitReason.SHUTDOWN)
         if isinstance(life, Cell):
@@ -353,7 +353,7 @@ class Node:
 
     async def _take_back(self, answer: Answer) -> None:
         undo = Answer()
-        if self._around.runtime.call(self._withdraw, answer, undo):
+        if self._environment.runtime.call(self._withdraw, answer, undo):
             with anyio.move_on_after(TAKEN_BACK_WITHIN, shield=True):
                 await undo.wait()
 
@@ -380,7 +380,7 @@ class Node:
         await self._request(answer, partial(self._stop_child, ref, answer))
 
     async def _request(self, answer: Answer, event: Callable[[], Awaitable[None]]) -> ActorRef | None:
-        if not self._around.runtime.call(self._take_request, answer, event):
+        if not self._environment.runtime.call(self._take_request, answer, event):
             raise ActorStopped(f"{self!r} has ended with its event loop")
         return await answer.wait()
 
@@ -421,8 +421,8 @@ class Node:
             return
         if any(spec.name in child.spec.names for child in self._children):
             raise ValueError(f"name: {spec.name!r} belongs to another child of {self!r}")
-        if spec.name in self._around.registry:
-            raise ValueError(f"name: {spec.name!r} belongs to {self._around.registry[spec.name]!r}")
+        if spec.name in self._environment.registry:
+            raise ValueError(f"name: {spec.name!r} belongs to {self._environment.registry[spec.name]!r}")
 
     async def _stop_child(self, ref: ActorRef, answer: Answer) -> None:
         self._requests.discard(answer)
@@ -441,7 +441,7 @@ class Node:
 
     def describe(self) -> Description:
         """This supervisor and what is below it, as plain data."""
-        now = self._around.runtime.clock()
+        now = self._environment.runtime.clock()
         children = []
         for child in self._children:
             life = child.life
@@ -468,5 +468,5 @@ class Node:
 
 
 def _failed(life: Life) -> bool:
-    """Whether a life ended abnormally: neither normally nor by a shutdown (OTP, ``supervisor``)."""
+    """Tell whether a life ended abnormally: neither normally nor by a shutdown (OTP, ``supervisor``)."""
     return life.exit_reason not in (ExitReason.NORMAL, ExitReason.SHUTDOWN)

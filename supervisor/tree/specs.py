@@ -17,7 +17,7 @@ DEFAULT_LIMIT = RestartLimit(count=3, within=5.0)
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """How to start, stop and restart one child: a service or a supervisor.
+    """The way to start, stop and restart one child: a service or a supervisor.
 
     ``actor`` is an ``Actor`` subclass, called with ``args`` for every life, or a ``Supervisor``.
     ``name`` registers a service while it lives.  ``restart``: transient by default, permanent for a

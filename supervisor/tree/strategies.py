@@ -17,7 +17,7 @@ from enum import Enum
 
 
 class Restart(Enum):
-    """When a child that ended is started again (OTP, ``supervisor``, "Child specification")."""
+    """The rule by which a child that ended is started again (OTP, ``supervisor``, "Child specification")."""
 
     PERMANENT = "permanent"
     """Always."""
@@ -28,7 +28,7 @@ class Restart(Enum):
 
 
 class Strategy(Enum):
-    """What happens to the siblings of a child that is started again."""
+    """The rule for the siblings of a child that is started again."""
 
     ONE_FOR_ONE = "one for one"
     """Nothing."""
@@ -39,7 +39,7 @@ class Strategy(Enum):
 
 
 class AutoShutdown(Enum):
-    """When the end of significant children ends their supervisor (OTP, "Automatic Shutdown")."""
+    """The rule by which the end of significant children ends their supervisor (OTP, "Automatic Shutdown")."""
 
     NEVER = "never"
     ANY_SIGNIFICANT = "any significant"
@@ -57,12 +57,12 @@ class Plan:
 
 
 def restarts(restart: Restart, *, abnormal: bool) -> bool:
-    """Whether a child with this restart type is started again after its end."""
+    """Tell whether a child with this restart type is started again after its end."""
     return restart is Restart.PERMANENT or (restart is Restart.TRANSIENT and abnormal)
 
 
 def plan(strategy: Strategy, children: Sequence[Restart], failed: int) -> Plan:
-    """What to stop and to start, now that child number ``failed`` is to be started again."""
+    """Give what to stop and to start, now that child number ``failed`` is to be started again."""
     if strategy is Strategy.ONE_FOR_ONE:
         touched = range(failed, failed + 1)
     elif strategy is Strategy.ONE_FOR_ALL:

@@ -13,7 +13,7 @@ from typing import final
 from actors import Actor, ActorRef, ExitReason
 from actors.errors import ActorMisuse
 from supervisor.description import Description
-from supervisor.environment import Surroundings
+from supervisor.environment import Environment
 from supervisor.events import Hook, check_hooks, log_event
 from supervisor.policies import Policy, RestartLimit
 from supervisor.registry import Registry
@@ -84,7 +84,7 @@ class Supervisor(SupervisorSpec):
 
         async def start(host: Host) -> None:
             nonlocal root
-            root = Root(Surroundings(host.runtime, Registry(), self.hooks, None), self, host.end)
+            root = Root(Environment(host.runtime, Registry(), self.hooks, None), self, host.end)
             await root.start()
 
         async def stop() -> None:
@@ -100,29 +100,29 @@ class Supervisor(SupervisorSpec):
 class Root:
     """The root of a tree at work: its fate is the host's."""
 
-    __slots__ = ("_around", "_ended", "_parker", "node", "tree")
+    __slots__ = ("_ended", "_environment", "_parker", "node", "tree")
 
     def __init__(
         self,
-        around: Surroundings,
+        environment: Environment,
         supervisor: SupervisorSpec,
         ended: Callable[[BaseException | None], None],
         describe_beside: Callable[[], Description] | None = None,
     ) -> None:
-        self._around = around
+        self._environment = environment
         self._ended = ended
-        self._parker = around.runtime.backend.parker()
+        self._parker = environment.runtime.backend.parker()
         self.node = Node(
-            around, supervisor, around.policy, on_started=self._parker.wake, on_exit=self._exited
+            environment, supervisor, environment.policy, on_started=self._parker.wake, on_exit=self._exited
         )
-        self.tree = Tree(around, self.node, describe_beside)
+        self.tree = Tree(environment, self.node, describe_beside)
 
     async def start(self) -> None:
         """Start the children; raises ``ChildStartFailed``."""
         node = self.node
         node.when_stopped(self._parker.wake)
-        self._around.runtime.spawn(node.run, name="root supervisor")
-        await self._around.runtime.wait(self._parker, lambda: node.started or node.stopped, None)
+        self._environment.runtime.spawn(node.run, name="root supervisor")
+        await self._environment.runtime.wait(self._parker, lambda: node.started or node.stopped, None)
         if node.stopped and node.error is not None:
             raise node.error
 
@@ -130,7 +130,7 @@ class Root:
         """Stop the children in reverse order."""
         node = self.node
         node.exit_with(ExitReason.SHUTDOWN)
-        await self._around.runtime.wait(self._parker, lambda: node.stopped, None)
+        await self._environment.runtime.wait(self._parker, lambda: node.stopped, None)
 
     def _exited(self, node: Node) -> None:
         self._ended(node.error)
@@ -140,19 +140,19 @@ class Root:
 class Tree:
     """A running tree, as a block sees it; made by ``Supervisor`` and ``serve``."""
 
-    __slots__ = ("_around", "_describe_beside", "_root")
+    __slots__ = ("_describe_beside", "_environment", "_root")
 
     def __init__(
-        self, around: Surroundings, root: Node, describe_beside: Callable[[], Description] | None
+        self, environment: Environment, root: Node, describe_beside: Callable[[], Description] | None
     ) -> None:
-        self._around = around
+        self._environment = environment
         self._root = root
         self._describe_beside = describe_beside
 
     @property
     def registry(self) -> Registry:
         """The live actors by name and id."""
-        return self._around.registry
+        return self._environment.registry
 
     async def start_child(self, spec: ChildSpec) -> ActorRef:
         """Start a service behind the others, and give its ref once ``on_start`` has run.
@@ -178,7 +178,7 @@ class Tree:
 
     def publish(self, topic: str, message: object) -> None:
         """Give ``message`` to every member of ``topic``; from any thread."""
-        self._around.topics.publish(topic, message)
+        self._environment.topics.publish(topic, message)
 
     def describe(self) -> Description:
         """The tree as plain data; ``str()`` of it is an indented text."""

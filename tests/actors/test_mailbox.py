@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from actors.mailbox import EMPTY, Admission, Bounds, Mailbox, Told
+from actors.mailbox import EMPTY, Bounds, Mailbox, PutResult, Told
 from actors.sizes import size_of
 
 PAYLOADS = st.one_of(st.text(max_size=12), st.binary(max_size=12))
@@ -73,11 +73,11 @@ class MailboxModel(RuleBasedStateMachine):
             and self.told_size + told.size <= self.bounds.told_bytes
         )
         if not self.mailbox.open:
-            assert admission is Admission.SHUT
+            assert admission is PutResult.SHUT
         elif not fits:
-            assert admission is Admission.FULL
+            assert admission is PutResult.FULL
         else:
-            assert admission is Admission.ADMITTED
+            assert admission is PutResult.ADMITTED
             self.data.append(told)
 
     @rule()

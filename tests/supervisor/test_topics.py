@@ -550,7 +550,7 @@ async def test_a_peer_cannot_make_its_connection_join_topics_without_end() -> No
         assert "has joined 3 topics, as many as Limits(topics=) allows" in (await client.frame()).text
         await client.send("x" * 1025)
         assert (await client.frame()).text.startswith("ValueError: topic: a name of at most 1024 characters")
-        assert len(server._root._around.topics) == 3
+        assert len(server._root._environment.topics) == 3
 
 
 async def test_the_name_of_a_topic_is_text() -> None:

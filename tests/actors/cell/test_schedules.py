@@ -312,7 +312,7 @@ def frames_of(wire: bytes) -> Iterator[tuple[int, bytes]]:
 def check(world: World) -> None:
     """Check the books of a connection that has been left to its deadlines."""
     cell, report = world.cell, world.cell.report
-    assert cell.stopped, f"not torn down: {cell.state}, {cell._state}"
+    assert cell.stopped, f"not torn down: {cell.state}, {cell._closing_state}"
     assert report is not None
     assert world.exits == [cell], "one exit"
     assert len(world.closes) == 1, "one on_close"
@@ -433,7 +433,7 @@ async def run_out(worlds: list[World]) -> None:
         if not left:
             break
         for world in left:
-            if world.cell._state is ClosingState.OPEN:
+            if world.cell._closing_state is ClosingState.OPEN:
                 world.close()
             world.pass_time(1.0 if look < AT_MOST - 2 else 3600.0)
     for world in worlds:

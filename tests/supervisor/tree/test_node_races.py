@@ -112,7 +112,7 @@ async def pass_the_time(clock: ManualClock, tree: Tree, count: int) -> None:
     """``clock.advance(1.0)``, which would let everybody else go first."""
     await turns(count)
     clock._now += 1.0
-    tree._around.runtime.timers.fire()
+    tree._environment.runtime.timers.fire()
 
 
 @pytest.mark.parametrize("strategy", Strategy)

@@ -371,12 +371,12 @@ async def test_what_a_life_owned_is_gone_before_the_next_one_begins() -> None:
         ref.tell(ValueError("boom"))
         await until(lambda: journal.count("entered") == 2)
         await settled()
-        assert len(tree._around.topics) == 1
-        assert list(tree._around.topics._members["topic"].services) == [tree.registry["a"]._cell]
+        assert len(tree._environment.topics) == 1
+        assert list(tree._environment.topics._members["topic"].services) == [tree.registry["a"]._cell]
 
     life = ["starts", "entered", "task ended", "on_stop", "left"]
     assert journal == life * 2
-    assert len(tree._around.topics) == 0
+    assert len(tree._environment.topics) == 0
 
 
 async def test_the_queue_of_a_service_ends_with_its_life() -> None:
