@@ -110,7 +110,6 @@ class ConnectionCell(Cell):
         "_initiator",
         "_late",
         "_late_bytes",
-        "_overrun",
         "_paused",
         "_rate",
         "_raw",
@@ -125,6 +124,7 @@ class ConnectionCell(Cell):
         "messages_in",
         "messages_out",
         "on_congested",
+        "overrun",
         "request",
         "timer",
         "websocket",
@@ -171,7 +171,7 @@ class ConnectionCell(Cell):
         self._initiator = Initiator.LOCAL
         self._late = 0
         self._late_bytes = 0
-        self._overrun: _Overrun | None = None
+        self.overrun: _Overrun | None = None
         self._paused = False
         self._between_lives = False
         self._hurry_from = 0.0  # when what came may be handled at once again
@@ -404,11 +404,11 @@ class ConnectionCell(Cell):
         """
         limit, queued = self._send_limit, self.websocket.transport.buffered
         if limit is None or queued <= limit:
-            self._overrun = None
+            self.overrun = None
             return False
-        overrun = self._overrun
+        overrun = self.overrun
         if overrun is None:
-            overrun = self._overrun = _Overrun(self.runtime.clock())
+            overrun = self.overrun = _Overrun(self.runtime.clock())
             if self.on_congested is not None:
                 self.on_congested()
         if overrun.this_turn:
@@ -429,7 +429,7 @@ class ConnectionCell(Cell):
     @property
     def over_limit_since(self) -> float | None:
         """Since when more has been queued for the peer than the send limit."""
-        limit, overrun = self._send_limit, self._overrun
+        limit, overrun = self._send_limit, self.overrun
         if limit is None or overrun is None or self.websocket.transport.buffered <= limit:
             return None
         return overrun.since

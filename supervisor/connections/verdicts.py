@@ -73,6 +73,7 @@ def examine(policy: Policy, facts: Facts, now: float) -> tuple[Verdict, float]:
     """Say what is to be done now, and when to look again at the latest.
 
     While something is to be seen that shows by progress alone, looks come several times within its time.
+    A ping comes last: when it is due, nothing else is, and the look is for what is not the ping's.
     """
     timeouts, heartbeat, stall = policy.timeouts, policy.heartbeat, policy.limits.send_stall
     awake = facts.awake_since
@@ -119,7 +120,7 @@ def examine(policy: Policy, facts: Facts, now: float) -> tuple[Verdict, float]:
             sent = None
         if sent is None:
             if facts.next_ping <= now:
-                return Verdict.PING, now
+                return Verdict.PING, look
         elif facts.unseen:
             patience = heartbeat.interval + heartbeat.timeout
             due = max(facts.last_received, facts.taken_at, awake) + patience

@@ -94,41 +94,53 @@ class Watch:
     def _look(self) -> None:
         """Do what is due, and set the time of the next look."""
         cell = self._cell
-        now = cell.runtime.clock()
-        if cell.held:
+        now, held = cell.runtime.clock(), cell.held
+        if held:
             self._restart_clocks(now)
+        awake_since = cell.runtime.timers.awake_since(now)
         while not cell.closing:
-            verdict, next_look = examine(self._policy, self._facts(now), now)
-            if verdict is Verdict.NOTHING:
-                cell.runtime.timers.move(self._timer, _together(next_look, now))
-                return
-            self._carry_out(verdict, now)
+            verdict, next_look = examine(self._policy, self._facts(now, awake_since, held), now)
+            if verdict is Verdict.PING:
+                lost_at = self._ping(now)
+                if cell.websocket.transport.congested or self._sends is not None:
+                    continue  # its pong waits behind what the peer has to take
+                next_look = min(next_look, lost_at, self._next_ping)
+            elif verdict is not Verdict.NOTHING:
+                self._carry_out(verdict, now)
+                continue
+            cell.runtime.timers.move(self._timer, _together(next_look, now))
+            return
+
+    def _ping(self, now: float) -> float:
+        """Send a ping; give the time at which the peer is lost without an answer."""
+        websocket, heartbeat = self._cell.websocket, self._policy.heartbeat
+        assert heartbeat is not None, "a ping is due"
+        transport = websocket.transport
+        if transport.written != self._settled:
+            self._sample(now)
+        self._ping_position = transport.written
+        size = websocket.ping()
+        if self._settled == self._ping_position:
+            self._settled += size  # its pong tells more than the system does
+        self._ping_sent = now
+        self._next_ping = self._ping_after(now)
+        return now + heartbeat.timeout
 
     def _carry_out(self, verdict: Verdict, now: float) -> None:
         cell = self._cell
-        if verdict is Verdict.PING:
-            transport = cell.websocket.transport
-            if transport.written != self._settled:
-                self._sample(now)
-            self._ping_position = transport.written
-            size = cell.websocket.ping()
-            if self._settled == self._ping_position:
-                self._settled += size  # its pong tells more than the system does
-            self._ping_sent = now
-            self._next_ping = self._ping_after(now)
-        elif verdict is Verdict.ANSWERED:
+        if verdict is Verdict.ANSWERED:
             self._ping_sent = None
         elif verdict is Verdict.HANDLER:
             time_out(cell, self._policy.timeouts.handler)
         else:
             cell.exit_with(*CLOSE_FOR[verdict])
 
-    def _facts(self, now: float) -> Facts:
-        cell, policy = self._cell, self._policy
+    def _facts(self, now: float, awake_since: float, held: bool) -> Facts:
+        cell = self._cell
         websocket, hook = cell.websocket, cell.hook
         transport = websocket.transport
         congested = transport.congested
-        look_for_idle = policy.timeouts.idle is not None
+        look_for_idle = self._policy.timeouts.idle is not None
         if congested or self._sends is not None or (look_for_idle and transport.written != self._settled):
             self._sample(now)
         handling_since = None if hook.interrupted else hook.since
@@ -137,19 +149,19 @@ class Watch:
         assembling_since = websocket.assembling_since
         assembled_at = -math.inf if assembling_since is None else self._assembled_at(assembling_since, now)
         return Facts(  # in this order, not by name: two are made for every ping
-            cell.runtime.timers.awake_since(now),
+            awake_since,
             self._lifetime_ends,
             self._next_ping,
             websocket.last_received,
             self._ping_sent,
             congested or (self._sends is not None and self._taken < self._ping_position),
-            cell.held,
+            held,
             self._idle_since(now, assembled_at) if look_for_idle else None,
             handling_since,
             assembling_since,
             assembled_at,
             cell.congested_since,
-            cell.over_limit_since,
+            None if cell.overrun is None else cell.over_limit_since,
             self._taken_at,
         )
 
@@ -185,10 +197,13 @@ class Watch:
         A hook that waits for the peer to take something is no more at work than the peer is.
         """
         cell = self._cell
-        busy = not cell.websocket.transport.congested and (cell.hook.since is not None or bool(cell.mailbox))
-        if busy or self._busy:
-            self._active_at = now
-        self._busy = busy
+        if cell.hook.since is not None or cell.mailbox.data or cell.mailbox.control or self._busy:
+            busy = not cell.websocket.transport.congested and (
+                cell.hook.since is not None or bool(cell.mailbox)
+            )
+            if busy or self._busy:
+                self._active_at = now
+            self._busy = busy
         return max(cell.websocket.last_message, self._active_at, self._taken_at, assembled_at)
 
     def _restart_clocks(self, now: float) -> None:
@@ -205,7 +220,8 @@ class Watch:
         now = self._cell.runtime.clock()
         next_look = now + PATIENCE / PARTS
         if now - self._sampled_at > PATIENCE / PARTS:  # one who sends without end calls this all the time
-            _, next_look = examine(self._policy, self._facts(now), now)
+            awake_since = self._cell.runtime.timers.awake_since(now)
+            _, next_look = examine(self._policy, self._facts(now, awake_since, self._cell.held), now)
         if next_look < self._timer.deadline:
             self._cell.runtime.timers.move(self._timer, next_look)
 

@@ -347,8 +347,9 @@ def test_a_verdict_comes_at_its_time_and_the_look_before_knows_when(name: str) -
     policy = policy.over(OFF)
 
     assert examine(policy, facts, 9.999) == (Verdict.NOTHING, 10)
-    assert examine(policy, facts, 10) == (verdict, 10)
-    assert examine(policy, facts, 10.001) == (verdict, 10.001)
+    for late in (10, 10.001):
+        # Behind a ping the look is for what else there is.
+        assert examine(policy, facts, late) == (verdict, math.inf if verdict is Verdict.PING else late)
 
 
 @pytest.mark.parametrize("name", ["idle", "assembly", "handler", "ping", "heartbeat lost", "send stall"])
@@ -442,6 +443,13 @@ def test_whatever_the_facts_nothing_is_overlooked_until_the_next_look(
 ) -> None:
     verdict, next_look = examine(policy, facts, now)
 
+    if verdict is Verdict.PING:
+        assert policy.heartbeat is not None
+        sent = facts._replace(ping_sent=now, last_received=min(facts.last_received, now), next_ping=now + 7)
+        if not sent.unseen and not sent.held:
+            lost_at = max(now, facts.taken_at, facts.awake_since) + policy.heartbeat.timeout
+            assert examine(policy, sent, now) == (Verdict.NOTHING, min(next_look, lost_at, now + 7))
+        return
     if verdict is not Verdict.NOTHING:
         assert next_look == now
         return
