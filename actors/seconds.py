@@ -10,6 +10,8 @@ def check_seconds(option: str, value: float | None, *, zero: bool = False, off: 
 
     Raises ``TypeError`` or ``ValueError`` that names ``option``.
     """
+    if type(value) is float and 0.0 < value < math.inf:  # as mostly
+        return
     if value is None and off:
         return
     least = "zero or more" if zero else "more than zero"

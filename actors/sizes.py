@@ -22,9 +22,10 @@ def size_of(message: object, most: int) -> int:
 
     An object of another kind counts nothing: it may know the whole program.
     """
-    if isinstance(message, _FLAT):
-        return len(message)
-    return 0 if type(message) in _WITHOUT_PARTS and type(message) is not int else _weigh(message, most)[0]
+    kind = type(message)
+    if kind in _WITHOUT_PARTS:
+        return 0 if kind is not int else message.bit_length() // 64 * ITEM  # type: ignore[attr-defined]  # it is one
+    return len(message) if isinstance(message, _FLAT) else _weigh(message, most)[0]
 
 
 def is_small(message: object, most: int) -> bool:

@@ -29,7 +29,7 @@ from actors.backends import Waiter
 from actors.cell import monitors
 from actors.cell.hook import ABANDON_AFTER, RunningHook
 from actors.cell.incarnation import FiredTimer, Incarnation, log_left_behind
-from actors.cell.misuse import take, taken
+from actors.cell.misuse import NO_AWAITABLE, take, taken
 from actors.cell.monitors import Monitors
 from actors.errors import ActorMisuse, ActorStopped, HandlerTimeout, MailboxFull, leaves_of
 from actors.mailbox import DEFAULT_BOUNDS, EMPTY, Bounds, Mailbox, Marker, Overflow, PutResult, Told
@@ -49,6 +49,8 @@ choice."""
 TURNS_OF_OTHERS = 4
 """Turns of the event loop that others get then: reading, waking, handling and writing an answer take one
 each, and an actor that had a turn of its own in between would hold it up four times."""
+LOOK_EACH = 4
+"""Messages between two looks at the clock, until one of them has taken long; a power of two."""
 STOP = Marker(None)
 """In the control lane or behind the last message of the data lane: end the loop here."""
 
@@ -332,6 +334,7 @@ class Cell:
     async def _loop(self) -> None:
         pop, clock = self.mailbox.pop, self.runtime.clock
         turn, over_at = TURN, clock() + SLICE
+        between = LOOK_EACH - 1  # messages between two looks at the clock, until they took long
         while not self.hook.interrupted:
             message = pop()
             if message is EMPTY:
@@ -342,7 +345,10 @@ class Cell:
             else:
                 await self.dispatch(message)
                 turn -= 1
+                if turn & between:
+                    continue
                 if clock() >= over_at:
+                    between = 0
                     await give_turns()
                 elif turn:
                     continue
@@ -397,7 +403,7 @@ class Cell:
             answer = actor.on_info(message.message)
             if type(answer) is CoroutineType:
                 answer = await answer
-            elif answer is not None:
+            elif type(answer) not in NO_AWAITABLE:
                 answer = await taken(answer)
         except BaseException as error:
             if not self.harmless(error):

@@ -21,7 +21,18 @@ from typing import Any
 from anyio.lowlevel import checkpoint
 
 from actors.backends import Waiter
-from actors.cell.cell import ALIVE, SLICE, STOP, TURN, Cell, CellOptions, CellState, give_turns, reason_of
+from actors.cell.cell import (
+    ALIVE,
+    LOOK_EACH,
+    SLICE,
+    STOP,
+    TURN,
+    Cell,
+    CellOptions,
+    CellState,
+    give_turns,
+    reason_of,
+)
 from actors.cell.misuse import take
 from actors.closing import TABLE, Action, ClosingState, Signal
 from actors.codecs import Codec, RawCodec, encoded
@@ -48,8 +59,6 @@ SHORT_TURN = 4
 """Messages that an actor handles then before the others get their turn, until it has nothing left."""
 LONG = 0.005
 """Seconds between two sends, or from the begin of a hook to its send, after which others get their turn."""
-LOOK_EACH = 4
-"""Messages of one read between two looks at the clock, until one of them has taken long."""
 MOST_OVER = 3
 """Times the send limit that a queue which is over it already may grow further, while the peer reads."""
 SOON = 0.001

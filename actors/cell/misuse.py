@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from inspect import isasyncgenfunction, isawaitable, isgeneratorfunction
-from types import AsyncGeneratorType, FunctionType, GeneratorType
+from types import AsyncGeneratorType, FunctionType, GeneratorType, NoneType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,6 +24,8 @@ _OF_EVERY_ACTOR = ("on_start", "on_restart", "on_info", "on_stop")
 _OF_CONNECTIONS = ("on_upgrade", "on_connect", "on_message", "on_close")
 _INSTEAD = {"on_start": "on_connect", "on_stop": "on_close"}
 """What runs on a connection in the place of a service's hook."""
+NO_AWAITABLE = frozenset((bool, bytes, dict, float, int, list, str, tuple, NoneType))
+"""Types of what hooks mostly return: ``taken`` has nothing to do with them."""
 _said: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
 
 

@@ -176,10 +176,16 @@ class TrioTransport:
         return 0 if self._lost else self.buffered + unacknowledged(self.descriptor)
 
     def write(self, data: bytes) -> None:
-        if len(data) < LARGE:
-            self._queue(data)
-        else:
+        size = len(data)
+        if size >= LARGE:
             self.write_frame(b"", data)
+        elif not self._ended:  # as ``_queue``: every message would feel the call
+            self._out += data
+            self.written += size
+            self.buffered = buffered = self.buffered + size
+            if buffered > self.high_water:
+                self.congested = True
+            self._writer.wake()
 
     def _queue(self, data: bytes | memoryview) -> None:
         if self._ended:
