@@ -168,6 +168,16 @@ def test_the_tables_of_options_are_as_the_code_says(path: Path) -> None:
     assert path.read_text() == options.filled(path.read_text()), "python -m tests.options writes them anew"
 
 
+def test_the_map_shows_every_folder_of_the_sources_and_no_other() -> None:
+    start = MANUALS[[path.parent for path in MANUALS].index(ROOT)].read_text()
+    shown = set(re.findall(r"^ {0,2}(\w+)/ ", start.partition("## The map")[2], re.MULTILINE))
+    folders = {
+        path.parent.name for side in ("actors", "supervisor") for path in ROOT.glob(f"{side}/**/__init__.py")
+    }
+
+    assert shown == folders | {"tests", "examples"}
+
+
 def test_every_class_of_options_has_a_table_and_every_option_a_text() -> None:
     assert {name for path in options.MANUALS for name in options.tables_in(path.read_text())} == set(
         options.OPTIONS

@@ -2,8 +2,8 @@
 
 The way of a close through this file: ``request_close`` (any thread) -> ``_close`` -> ``_signal``
 asks the table of ``closing`` and carries out its actions -> the wire answers with ``peer_closed``,
-``failed``, ``ended`` or the deadline -> ``_wire_ended`` writes the report and lets the loop stop ->
-``Cell`` tears the actor down.
+``failed``, ``ended`` or the deadline -> ``_wire_ended`` wakes who waits and lets the loop stop ->
+``Cell`` tears the actor down, and ``report`` says how it went.
 
 What the peer sent before it closed or before the stream ended is still handled; a close of this
 side goes ahead of it.
