@@ -30,6 +30,8 @@ def size_of(message: object, most: int) -> int:
 
 def is_small(message: object, most: int) -> bool:
     """Tell whether ``message`` is known to count no more than ``most``: it has no parts of another kind."""
+    if isinstance(message, _FLAT):
+        return len(message) <= most
     size, known = _weigh(message, most)
     return known and size <= most
 

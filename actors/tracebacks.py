@@ -19,13 +19,15 @@ def forget_frames(error: BaseException) -> None:
 
     It prints as before.  The frames of the old one go when nobody else has them.
     """
-    for one in _family(error):
+    alone = error.__cause__ is None and error.__context__ is None  # as mostly
+    for one in (error,) if alone and not isinstance(error, BaseExceptionGroup) else _family(error):
         entries = []
         traceback = one.__traceback__
         while traceback is not None:
             entries.append(traceback)
             traceback = traceback.tb_next
-        for entry in reversed(entries):
+        while entries:
+            entry = entries.pop()
             line = entry.tb_lineno
             frame, instruction = _frame(entry.tb_frame.f_code, entry.tb_lasti, line)
             traceback = TracebackType(traceback, frame, instruction, line)
