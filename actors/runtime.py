@@ -1,4 +1,4 @@
-"""What the actors of one event loop share: clock, timers, task group, thread hop, dead letters.
+"""The things that the actors of one event loop share. clock, timers, task group, thread hop, dead letters.
 
 A cell gets its runtime when it is made and asks it for everything that reaches outside of the cell.
 """
@@ -80,7 +80,7 @@ class AsyncioTasks:
 
 @final
 class Runtime:
-    """The surroundings of the actors on one event loop.
+    """The things that the actors of one event loop share.
 
     ``task_group`` holds every task of the actors; whoever made it cancels it last.  Made in the task
     that has just opened it.

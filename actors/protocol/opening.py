@@ -8,7 +8,7 @@ The rules of this file:
 * The head is strict (RFC 9112): lines end with CRLF, there is one ``Host``, and a URL as the target names
   the same one.  What is not is answered 400.
 * The ``websockets`` package parses the head, checks it, and makes the answers; a plain head and its 101
-  take the fast lane of ``plainhead``, and no protocol is made for them.
+  take the fast lane of ``fasthead``, and no protocol is made for them.
 """
 
 from __future__ import annotations

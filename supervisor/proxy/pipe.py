@@ -2,7 +2,7 @@
 
 The rules of this file:
 
-* What a client sends is checked before Robyn gets it (``framing``), and passed on as it comes, both ways,
+* What a client sends is checked before Robyn gets it (``requests``), and passed on as it comes, both ways,
   not gathered: a side that does not keep up pauses the other one.
 * The first thing that is not right, or too slow, is refused with an HTTP status: behind the answers to what
   came before, never inside of one, and the connection ends with it.

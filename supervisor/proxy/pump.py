@@ -13,7 +13,7 @@ read, it costs both more than their work.  The rules of this file:
   Its silence is counted in looks, so that it is not blamed when it is this process that was stopped.
 * When the machine cannot start one for a moment, it is tried again.
 
-``channel`` is the socket between the two processes, ``pumping`` what runs in the other one.
+``channel`` is the socket between the two processes, ``pump_process`` what runs in the other one.
 """
 
 from __future__ import annotations

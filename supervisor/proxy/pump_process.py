@@ -58,12 +58,12 @@ async def _pump(
     async with anyio.create_task_group() as task_group:
         runtime = Runtime(task_group)
         runtime.spawn(runtime.timers.run, name="timers")
-        await Pumping(end, address, runtime, policy, ready_path, keep_alive).over.wait()
+        await PumpProcess(end, address, runtime, policy, ready_path, keep_alive).over.wait()
         task_group.cancel_scope.cancel()
 
 
 @final
-class Pumping:
+class PumpProcess:
     """The pipes of the pump, and their tie to the server's process."""
 
     def __init__(
