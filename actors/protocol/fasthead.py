@@ -23,7 +23,9 @@ _HEAD = re.compile(
 )
 _FIELD = re.compile(r"([^:]+):[\t ]*([^\r]*)\r\n")
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes (RFC 6455, section 4.1)
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::[0-9]*)?")
+HOST = r"(?:\[[0-9A-Fa-f:.]++\]|[-A-Za-z0-9._~%!$&'()*+,;=]*+)(?::[0-9]*+)?"
+"""A host, and perhaps a port (RFC 3986, section 3.2.2)."""
+_HOST = re.compile(HOST)
 _UPGRADE = frozenset({"websocket", "WebSocket"})
 _CONNECTION = frozenset({"Upgrade", "upgrade", "keep-alive, Upgrade", "Keep-Alive, Upgrade"})
 _NOT_PLAIN = frozenset({"content-length", "sec-websocket-protocol", "transfer-encoding"})

@@ -10,11 +10,12 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple, final
 
+from actors.protocol.fasthead import HOST
 from actors.protocol.opening import MAX_FIELDS, MAX_HEAD, HandshakeRefused
 
 _NAME = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]++"
 _FIELDS = rb"(?:" + _NAME + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*+"  # RFC 9110, section 5
-_HOST_VALUE = rb"(?:[-A-Za-z0-9._~%!$&'()*+,;=]*+|\[[0-9A-Fa-f:.]++\])(?::[0-9]*+)?"  # RFC 3986, 3.2.2
+_HOST_VALUE = HOST.encode()
 
 FIELDS = re.compile(_FIELDS)
 """Any number of field lines."""
