@@ -50,7 +50,7 @@ TURNS_OF_OTHERS = 4
 """Turns of the event loop that others get then: reading, waking, handling and writing an answer take one
 each, and an actor that had a turn of its own in between would hold it up four times."""
 LOOK_EACH = 4
-"""Messages between two looks at the clock, until one of them has taken long; a power of two."""
+"""Messages between two looks at the clock, until one of them has taken long."""
 STOP = Marker(None)
 """In the control lane or behind the last message of the data lane: end the loop here."""
 
@@ -333,28 +333,29 @@ class Cell:
 
     async def _loop(self) -> None:
         pop, clock = self.mailbox.pop, self.runtime.clock
-        turn, over_at = TURN, clock() + SLICE
-        between = LOOK_EACH - 1  # messages between two looks at the clock, until they took long
+        left, over_at, each = TURN, clock() + SLICE, LOOK_EACH
+        look_at = TURN - 1  # the first message shows what they take
         while not self.hook.interrupted:
             message = pop()
             if message is EMPTY:
                 await self._parker.park()  # holding no message: that one is the sentinel
-                turn, over_at = TURN, clock() + SLICE
+                left, look_at, over_at = TURN, TURN - 1, clock() + SLICE
             elif message is STOP:
                 return
             else:
                 await self.dispatch(message)
-                turn -= 1
-                if turn & between:
+                left -= 1
+                if left > look_at:
                     continue
                 if clock() >= over_at:
-                    between = 0
+                    each = 1
                     await give_turns()
-                elif turn:
+                elif left:
+                    look_at = max(0, left - each)
                     continue
                 else:
                     await checkpoint()
-                turn, over_at = TURN, clock() + SLICE
+                left, look_at, over_at = TURN, TURN - 1, clock() + SLICE
 
     @property
     def restartable(self) -> bool:
